@@ -1,0 +1,176 @@
+"""The six tables: one Arrow schema each, units in the names, a version that readers check.
+
+`study` and `step` are hive partitions and so stand in the path, not in the files. `docs/tables.md` is written
+from the field metadata here.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"meaning": meaning})
+
+
+_TRIAL = [
+    _field("trial", pa.string(), "the training run: arm and seed"),
+    _field("arm", pa.string(), "the model: reference, variant or twin"),
+    _field("seed", pa.int64(), "seed of initial weights and token order"),
+]
+
+TABLES: dict[str, pa.Schema] = {
+    "trials": pa.schema(
+        [
+            *_TRIAL,
+            _field("role", pa.string(), "reference, variant or twin"),
+            _field("status", pa.string(), "done or diverged"),
+            _field("error", pa.string(), "why it did not finish, or null"),
+            _field("attention_schedule", pa.list_(pa.int32()), "stored attention block read at each depth"),
+            _field(
+                "feed_forward_schedule", pa.list_(pa.int32()), "stored feed-forward block read at each depth"
+            ),
+            _field("stored_parameters", pa.int64(), "unique parameters, embedding included"),
+            _field(
+                "materialised_parameters", pa.int64(), "parameters counted once per depth that reads them"
+            ),
+            _field("embedding_parameters", pa.int64(), "parameters of the tied embedding"),
+            _field("training_flops_per_token", pa.int64(), "forward and backward, PaLM convention"),
+            _field("tokens", pa.int64(), "training tokens seen"),
+            _field("steps", pa.int64(), "optimizer steps"),
+            _field("workers", pa.int32(), "training workers"),
+            _field("device", pa.string(), "device name as the driver reports it"),
+            _field("precision", pa.string(), "fp32 or bf16"),
+            _field("final_loss_nats", pa.float64(), "mean training loss of the last 5 % of steps"),
+            _field("loss_spikes", pa.int64(), "steps whose loss exceeds spike_factor x running median"),
+            _field("nonfinite_steps", pa.int64(), "steps with a loss or gradient that is not finite"),
+            _field("gradient_norm_p50", pa.float64(), "median gradient norm before clipping"),
+            _field("gradient_norm_p95", pa.float64(), "95th percentile of the gradient norm"),
+            _field("gradient_norm_max", pa.float64(), "largest gradient norm"),
+            _field(
+                "training_seconds", pa.float64(), "wall time inside training steps, resumed parts included"
+            ),
+            _field("tokens_per_second", pa.float64(), "training tokens over training_seconds"),
+            _field(
+                "training_cost", pa.float64(), "training_seconds x workers at the study's price, its currency"
+            ),
+            _field("currency", pa.string(), "ISO 4217 code of every cost"),
+            _field("resumes", pa.int64(), "times training went on from a checkpoint"),
+            _field("weights_bytes", pa.int64(), "bytes of the weights file"),
+            _field(
+                "resolved_json", pa.string(), "every setting of this trial as resolved, DeepSpeed's included"
+            ),
+        ]
+    ),
+    "steps": pa.schema(
+        [
+            *_TRIAL,
+            _field("training_step", pa.int64(), "optimizer step, from 1"),
+            _field("tokens", pa.int64(), "training tokens seen after this step"),
+            _field("loss_nats", pa.float64(), "mean loss of the step's tokens over all workers"),
+            _field("learning_rate", pa.float64(), "learning rate of the step"),
+            _field("gradient_norm", pa.float64(), "global gradient norm before clipping"),
+            _field("tokens_per_second", pa.float64(), "tokens of the step over its wall time"),
+        ]
+    ),
+    "scores": pa.schema(
+        [
+            *_TRIAL,
+            _field("task", pa.string(), "name of the evaluation task"),
+            _field("kind", pa.string(), "bits_per_byte, cloze or multiple_choice"),
+            _field("domain", pa.string(), "domain of the document, or the task's name for a file of items"),
+            _field("document", pa.string(), "document or item the row belongs to: what pairs two arms"),
+            _field("item", pa.int64(), "number of the item in its document"),
+            _field("nll_nats", pa.float64(), "summed negative log likelihood of the scored tokens"),
+            _field("tokens", pa.int64(), "scored tokens"),
+            _field("bytes", pa.int64(), "UTF-8 bytes of the scored text"),
+            _field("correct", pa.float64(), "1 or 0; null for bits_per_byte"),
+        ]
+    ),
+    "costs": pa.schema(
+        [
+            *_TRIAL,
+            _field("workload", pa.string(), "name of the request shape"),
+            _field("device", pa.string(), "device name as the driver reports it"),
+            _field("precision", pa.string(), "fp32 or bf16"),
+            _field("batch", pa.int64(), "requests served together"),
+            _field("prompt_tokens", pa.int64(), "prompt tokens a request"),
+            _field("new_tokens", pa.int64(), "generated tokens a request"),
+            _field("prefill_ms_p50", pa.float64(), "median time to the first token's logits"),
+            _field("prefill_ms_p95", pa.float64(), "95th percentile of the same"),
+            _field("decode_ms_p50", pa.float64(), "median time of one decoding step"),
+            _field("decode_ms_p95", pa.float64(), "95th percentile of the same"),
+            _field(
+                "generated_tokens_per_second",
+                pa.float64(),
+                "new tokens of the batch over prefill and decode time",
+            ),
+            _field(
+                "load_seconds",
+                pa.float64(),
+                "from the weights file on this node to a model ready on the device",
+            ),
+            _field("disk_bytes", pa.int64(), "bytes of the weights file"),
+            _field("weights_bytes", pa.int64(), "bytes of the stored weights on the device"),
+            _field("kv_bytes", pa.int64(), "bytes of the key-value caches at the end of the request"),
+            _field("rest_bytes", pa.int64(), "peak less weights and caches: activations and workspace"),
+            _field("peak_bytes", pa.int64(), "largest device memory held by the model while serving"),
+            _field(
+                "cost_per_1m_tokens",
+                pa.float64(),
+                "price of a million generated tokens, the study's currency",
+            ),
+            _field("currency", pa.string(), "ISO 4217 code"),
+        ]
+    ),
+    "comparisons": pa.schema(
+        [
+            _field("variant", pa.string(), "the shared arm"),
+            _field("twin", pa.string(), "the independent arm it meets"),
+            _field("axis", pa.string(), "what the two hold equal"),
+            _field("axis_target", pa.float64(), "the variant's figure on the axis"),
+            _field("axis_reached", pa.float64(), "the twin's figure on the axis"),
+            _field("axis_relative_error", pa.float64(), "reached over target, less one"),
+            _field("task", pa.string(), "the evaluation task"),
+            _field("domain", pa.string(), "a domain, or 'all'"),
+            _field("metric", pa.string(), "loss_nats_per_token, bits_per_byte or accuracy"),
+            _field("variant_value", pa.float64(), "the variant's figure"),
+            _field("twin_value", pa.float64(), "the twin's figure"),
+            _field("difference", pa.float64(), "variant less twin, in the metric's unit"),
+            _field("interval_low", pa.float64(), "lower end of the interval of the difference"),
+            _field("interval_high", pa.float64(), "upper end of the interval"),
+            _field(
+                "confidence", pa.float64(), "confidence of this interval, corrected for several comparisons"
+            ),
+            _field("standard_error_seeds", pa.float64(), "from seeds; null with one seed"),
+            _field("standard_error_documents", pa.float64(), "from documents"),
+            _field("degrees_of_freedom", pa.float64(), "Satterthwaite"),
+            _field("seeds", pa.int64(), "seeds in common"),
+            _field("documents", pa.int64(), "documents (clusters) in common"),
+            _field(
+                "margin", pa.float64(), "the study's margin, in the metric's unit; null where none is set"
+            ),
+            _field(
+                "outcome", pa.string(), "better, not_worse, worse or not_shown; null where no margin is set"
+            ),
+        ]
+    ),
+    "verdicts": pa.schema(
+        [
+            _field("variant", pa.string(), "the shared arm"),
+            _field("kind", pa.string(), "axis, kpi or stage"),
+            _field("name", pa.string(), "the axis, KPI or roll-out stage"),
+            _field(
+                "outcome",
+                pa.string(),
+                "axis: better, not_worse, worse, not_shown; kpi: met, not_met, not_shown; stage: supported, not_supported",
+            ),
+            _field("measure", pa.string(), "what was compared with the threshold"),
+            _field("value", pa.float64(), "its value; null where nothing was measured"),
+            _field("threshold", pa.float64(), "the study's threshold"),
+            _field("reason", pa.string(), "one sentence for a reader"),
+        ]
+    ),
+}

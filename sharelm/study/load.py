@@ -1,0 +1,95 @@
+"""Reading a study: TOML in, a `Study` out, or one sentence that names file, field and value."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from sharelm.errors import InputError
+from sharelm.study.tree import Study
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A clause that names the nearest known word, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
+
+
+def _model_at(path: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The part of the tree that owns the last key of this path."""
+    model: type[BaseModel] = Study
+    for key in path[:-1]:
+        if isinstance(key, int):
+            continue
+        if key not in model.model_fields:
+            return None
+        annotation: Any = model.model_fields[key].annotation
+        inner = [
+            a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
+        ]
+        if not inner:
+            return None
+        model = inner[0]
+    return model
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for key in location:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+    return text
+
+
+def _sentence(error: Any) -> str:
+    location = error["loc"]
+    field = _path(location)
+    if error["type"] == "extra_forbidden":
+        model = _model_at(location)
+        return f"{field} is not a known key{nearest(str(location[-1]), model.model_fields if model else ())}"
+    if error["type"] == "missing":
+        return f"{field} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:] if message[:2].istitle() else message
+    value = error.get("input")
+    if isinstance(value, (str, int, float, bool)) or (isinstance(value, list) and len(str(value)) < 60):
+        return f"{field} = {value!r}: {message}"
+    return f"{field}: {message}" if field else message
+
+
+def parse_study(text: str, origin: str) -> Study:
+    """The study in this TOML text; `origin` is how messages call it."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{origin} is not TOML: {error}") from error
+    return study_from_tree(tree, origin)
+
+
+def study_from_tree(tree: dict[str, Any], origin: str) -> Study:
+    """The study of plain values, as `Study.tree` gives them."""
+    try:
+        return Study.model_validate(tree)
+    except ValidationError as error:
+        first, *others = error.errors()
+        more = f" (and {len(others)} more)" if others else ""
+        raise InputError(f"{origin}: {_sentence(first)}{more}") from None
+
+
+def load_study(path: str | Path) -> Study:
+    """The study in this file.
+
+    Raises `InputError`, one sentence, when the file is missing, not TOML, or not a study.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    return parse_study(text, str(path))

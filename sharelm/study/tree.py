@@ -1,0 +1,416 @@
+"""The study: one frozen tree that says what is asked, with what, and what counts as an answer.
+
+Every field that a reader of the verdict could question is here and has no silent default elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from sharelm.sharing import ModelShape, Sharing, build_sharing
+from sharelm.sharing.schedules import SCHEMES, check_schedule
+
+STAGES = ("proof_of_concept", "important_workloads", "everywhere")
+
+
+def _slug(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+        raise ValueError(
+            "a name is letters, digits, '.', '_' and '-', at most 63, and starts with a letter or digit"
+        )
+    return name
+
+
+def _unique(values: list[str], what: str) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{what} {value!r} is there {values.count(value)} times; names must differ")
+
+
+Name = Annotated[str, AfterValidator(_slug)]
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Node(BaseModel):
+    """Base of every part of a study: frozen, and no key it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class About(Node):
+    """`[study]`: the name under which everything is stored, and the seeds that are varied."""
+
+    name: Name
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("the same seed twice is not two runs")
+        return seeds
+
+
+class Source(Node):
+    """`[[data.source]]`: where documents come from.
+
+    `uri` is `builtin:python`, a file or glob (txt, jsonl, parquet; .gz .xz .zst), `s3://...` or `hf:NAME[:SPLIT]`.
+    """
+
+    uri: str = Field(min_length=1)
+    domain: Name | None = None
+    text_field: str = "text"
+    document_start: str | None = (
+        None  # a regular expression: a line of a txt file that matches begins a document
+    )
+    split: Literal["auto", "training", "validation"] = "auto"
+    max_bytes: Positive | None = None
+
+    @field_validator("document_start")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from error
+        return pattern
+
+    @model_validator(mode="after")
+    def _domain_known(self) -> Source:
+        if self.domain is None and self.uri != "builtin:python":
+            raise ValueError('domain is missing: name the kind of text, for example domain = "books"')
+        return self
+
+
+class Data(Node):
+    """`[data]`: the corpora, how they are split, and the tokenizer."""
+
+    source: list[Source] = Field(min_length=1)
+    vocabulary: Annotated[int, Field(ge=257)]  # 256 bytes and the end-of-text token
+    tokenizer: str | None = None  # a tokenizer.json to use instead of training one
+    validation_fraction: Fraction = 0.05
+    near_duplicate_similarity: Fraction = 0.8
+
+
+class Model(Node):
+    """`[model]`: the independent reference that every variant is asked about."""
+
+    width: Positive
+    depth: Positive
+    heads: Positive
+    kv_heads: Positive
+    feed_forward: Positive
+    context: Positive
+    rope_theta: Annotated[float, Field(gt=1)] = 10_000.0
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Model:
+        if self.heads > self.width:
+            raise ValueError(f"heads = {self.heads} is more than width = {self.width}")
+        if self.width % self.heads:
+            raise ValueError(f"heads = {self.heads} does not divide width = {self.width}")
+        if (self.width // self.heads) % 2:
+            raise ValueError(
+                f"width / heads = {self.width // self.heads} is odd; rotary positions need pairs"
+            )
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}")
+        return self
+
+
+class Variant(Node):
+    """`[[variant]]`: a sharing the study asks about: a named scheme with its numbers, or two schedules."""
+
+    name: Name
+    scheme: str | None = None
+    blocks: Positive | None = None
+    prelude: Annotated[int, Field(ge=0)] | None = None
+    core: Positive | None = None
+    coda: Annotated[int, Field(ge=0)] | None = None
+    attention: tuple[int, ...] | None = None
+    feed_forward: tuple[int, ...] | None = None
+
+    def sharing(self, depth: int) -> Sharing:
+        """The sharing at this depth; raises `InputError` where it cannot be built."""
+        if self.scheme is not None:
+            given = {"blocks": self.blocks, "prelude": self.prelude, "core": self.core, "coda": self.coda}
+            return build_sharing(self.scheme, depth, **{k: v for k, v in given.items() if v is not None})
+        assert self.attention is not None
+        assert self.feed_forward is not None
+        for kind, schedule in (("attention", self.attention), ("feed_forward", self.feed_forward)):
+            if len(schedule) != depth:
+                raise ValueError(f"{kind} has {len(schedule)} entries but model.depth = {depth}")
+            check_schedule(kind, schedule, self.blocks)
+        return Sharing(self.attention, self.feed_forward)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Variant:
+        lists = (self.attention is not None, self.feed_forward is not None)
+        if self.scheme is None and lists != (True, True):
+            raise ValueError(
+                "give either scheme, or both attention and feed_forward as lists of block indices"
+            )
+        if self.scheme is not None and any(lists):
+            raise ValueError(f"scheme = {self.scheme!r} and schedules are both given; one says it all")
+        if self.scheme is not None and self.scheme not in SCHEMES:
+            from sharelm.study.load import nearest
+
+            raise ValueError(f"scheme = {self.scheme!r} is not known{nearest(self.scheme, SCHEMES)}")
+        return self
+
+
+class Twins(Node):
+    """`[twins]`: on which axes every variant meets an independent model that is equal to it there."""
+
+    axes: list[Literal["depth", "parameters"]] = Field(default=["depth", "parameters"], min_length=1)
+
+    @field_validator("axes")
+    @classmethod
+    def _axes_differ(cls, axes: list[str]) -> list[str]:
+        _unique(axes, "axis")
+        return axes
+
+
+class Training(Node):
+    """`[training]`: what every arm shares while it learns."""
+
+    tokens: Positive
+    tokens_per_step: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    final_learning_rate_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    schedule: Literal["cosine", "warmup_stable_decay"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    decay_fraction: Fraction = 0.2  # of the steps, for warmup_stable_decay
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    gradient_clip: Annotated[float, Field(ge=0)] = 1.0  # 0 is no clipping
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
+    activation_checkpointing: Literal["off", "non_reentrant", "reentrant"] = "off"
+    sequences_per_pass: Positive | None = (
+        None  # a worker's sequences in one forward pass; all of its share if absent
+    )
+    checkpoint_steps: Positive = 500
+    spike_factor: Annotated[float, Field(gt=1)] = 2.0  # a loss this many times the running median is a spike
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    workers: Positive = 1
+    cpus_per_worker: Positive | None = None  # all of a node's share if absent
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    trials_per_group: Positive = 8  # small trials one worker group trains, one after another
+    max_failures: Annotated[int, Field(ge=0)] = 3
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps; the tokens are a whole number of steps."""
+        return self.tokens // self.tokens_per_step
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        if self.tokens % self.tokens_per_step:
+            raise ValueError(
+                f"tokens = {self.tokens} is not a multiple of tokens_per_step = {self.tokens_per_step}"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps} but there are only {self.steps} steps")
+        if self.zero_stage == 3:
+            raise ValueError(
+                "zero_stage = 3 silently re-applies stale gradients to a parameter that a step does not use; use 0, 1 or 2"
+            )
+        if self.precision == "bf16" and self.zero_stage == 0:
+            raise ValueError(
+                "zero_stage = 0 with bf16 takes DeepSpeed's unfused optimizer, off by 1e-2; use 1 or 2"
+            )
+        if self.activation_checkpointing == "reentrant":
+            raise ValueError(
+                "activation_checkpointing = 'reentrant' crashes DeepSpeed when one block is used several times; "
+                "use 'non_reentrant'"
+            )
+        return self
+
+
+class Task(Node):
+    """`[[evaluation.task]]`: one way of scoring a trial, on held-out text or on a file of items."""
+
+    name: Name
+    kind: Literal["bits_per_byte", "cloze", "multiple_choice"]
+    file: str | None = None  # for multiple_choice: JSONL with query, choices, gold
+    max_items: Positive | None = None
+    shards: Positive = 1
+
+    @model_validator(mode="after")
+    def _file_fits(self) -> Task:
+        if self.kind == "multiple_choice" and self.file is None:
+            raise ValueError(f"task {self.name!r} is multiple_choice and names no file")
+        if self.kind != "multiple_choice" and self.file is not None:
+            raise ValueError(
+                f"task {self.name!r} is {self.kind}, which reads held-out documents, but names a file"
+            )
+        return self
+
+
+class Evaluation(Node):
+    """`[evaluation]`: the tasks, and how many sequences are scored at once."""
+
+    task: list[Task] = Field(min_length=1)
+    tokens_per_batch: Positive = 8192
+
+    @field_validator("task")
+    @classmethod
+    def _names_differ(cls, tasks: list[Task]) -> list[Task]:
+        _unique([task.name for task in tasks], "task")
+        if sum(task.kind == "bits_per_byte" for task in tasks) != 1:
+            raise ValueError(
+                "exactly one task of kind bits_per_byte is needed: the verdict rests on validation loss first"
+            )
+        return tasks
+
+
+class Workload(Node):
+    """`[[cost.workload]]`: a request shape that is measured."""
+
+    name: Name
+    batch: Positive
+    prompt_tokens: Positive
+    new_tokens: Positive
+    repeats: Annotated[int, Field(ge=3)] = 10
+
+
+class Cost(Node):
+    """`[cost]`: what an hour of one worker's device costs, and the requests it must serve."""
+
+    price_per_hour: Annotated[float, Field(ge=0)]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    assumed_tflops: Annotated[
+        float, Field(gt=0)
+    ]  # sustained by one worker; only `plan` uses it, to estimate hours
+    workload: list[Workload] = Field(min_length=1)
+
+    @field_validator("workload")
+    @classmethod
+    def _names_differ(cls, workloads: list[Workload]) -> list[Workload]:
+        _unique([workload.name for workload in workloads], "workload")
+        return workloads
+
+
+class Accuracy(Node):
+    """`[kpi.accuracy]`: the losses that count as none."""
+
+    loss_margin_nats: Annotated[float, Field(gt=0)]
+    task_margin: Annotated[float, Field(gt=0, lt=1)] = 0.02  # of accuracy, for cloze and multiple choice
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+
+
+class InferenceCost(Node):
+    """`[kpi.inference_cost]`: at most these ratios of the same-depth twin's figures."""
+
+    memory_ratio_max: Annotated[float, Field(gt=0)]
+    cost_per_token_ratio_max: Annotated[float, Field(gt=0)]
+
+
+class Upkeep(Node):
+    """`[kpi.upkeep]`: at most these, for retraining and keeping the model."""
+
+    training_cost_ratio_max: Annotated[float, Field(gt=0)]
+    stored_bytes_ratio_max: Annotated[float, Field(gt=0)]
+    loss_spikes_max: Annotated[int, Field(ge=0)] = 0
+
+
+class Kpi(Node):
+    """`[kpi]`: thresholds fixed before training; every ratio is variant over same-depth twin."""
+
+    accuracy: Accuracy
+    inference_cost: InferenceCost
+    upkeep: Upkeep
+
+
+class Gate(Node):
+    """`[rollout.STAGE]`: what the evidence must show before the stage is supported."""
+
+    kpis: list[Literal["accuracy", "inference_cost", "upkeep"]] = Field(min_length=1)
+    seeds: Positive = 1
+    training_tokens: Annotated[int, Field(ge=0)] = 0
+    axes: list[Literal["depth", "parameters"]] = []  # loss must be better or not worse on these as well
+
+
+class Rollout(Node):
+    """`[rollout]`: a small proof of concept first, then important workloads, then everywhere."""
+
+    proof_of_concept: Gate
+    important_workloads: Gate
+    everywhere: Gate
+
+
+class Study(Node):
+    """A whole study."""
+
+    study: About
+    data: Data
+    model: Model
+    variant: list[Variant] = Field(min_length=1)
+    twins: Twins = Twins()
+    training: Training
+    evaluation: Evaluation
+    cost: Cost
+    kpi: Kpi
+    rollout: Rollout
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.study.name
+
+    @property
+    def shape(self) -> ModelShape:
+        """The reference's shape."""
+        return ModelShape(
+            vocabulary=self.data.vocabulary,
+            **{k: v for k, v in self.model.model_dump().items() if k != "depth"},
+        )
+
+    def tree(self) -> dict[str, Any]:
+        """The study as plain values, every default filled in."""
+        return self.model_dump(mode="json")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Study:
+        _unique([variant.name for variant in self.variant], "variant")
+        training, context = self.training, self.model.context
+        if training.tokens_per_step % (context * training.workers):
+            raise ValueError(
+                f"training.tokens_per_step = {training.tokens_per_step} does not divide into whole sequences of "
+                f"{context} tokens on {training.workers} workers"
+            )
+        sequences = training.tokens_per_step // (context * training.workers)
+        if training.sequences_per_pass is not None and sequences % training.sequences_per_pass:
+            raise ValueError(
+                f"training.sequences_per_pass = {training.sequences_per_pass} does not divide "
+                f"a worker's {sequences} sequences a step"
+            )
+        for variant in self.variant:
+            try:
+                sharing = variant.sharing(self.model.depth)
+            except Exception as error:
+                raise ValueError(f"variant {variant.name!r}: {error}") from error
+            if sharing.is_independent:
+                raise ValueError(
+                    f"variant {variant.name!r} shares nothing; the independent reference is [model]"
+                )
+        for workload in self.cost.workload:
+            if workload.prompt_tokens + workload.new_tokens > context:
+                raise ValueError(
+                    f"cost.workload {workload.name!r}: prompt_tokens + new_tokens = "
+                    f"{workload.prompt_tokens + workload.new_tokens} is more than model.context = {context}"
+                )
+        for stage in STAGES:
+            for axis in getattr(self.rollout, stage).axes:
+                if axis not in self.twins.axes:
+                    raise ValueError(f"rollout.{stage}.axes names {axis!r}, which is not in twins.axes")
+        if "depth" not in self.twins.axes:
+            raise ValueError("twins.axes lacks 'depth': the KPIs compare with the same-depth twin")
+        return self
