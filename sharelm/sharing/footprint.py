@@ -70,11 +70,7 @@ class Footprint:
 
     def prefill_flops_per_token(self, prompt: int) -> float:
         """FLOPs per prompt token of a prefill that needs logits for the last position only."""
-        return (
-            2 * self._matrix_weights
-            + self._score_flops_per_position * prompt
-            + 2 * self._head_weights / prompt
-        )
+        return 2 * self._matrix_weights + self._score_flops_per_position * prompt + 2 * self._head_weights / prompt
 
     def decode_flops_per_token(self, context: int) -> int:
         """FLOPs of one generated token that attends to `context` positions (itself included)."""

@@ -68,9 +68,7 @@ def check_schedule(kind: str, schedule: Schedule, stored: int | None = None) -> 
             )
     unread = sorted(set(range(stored)) - set(schedule))
     if unread:
-        raise InputError(
-            f"{kind} never reads stored block {unread[0]}; schedules must name every stored block"
-        )
+        raise InputError(f"{kind} never reads stored block {unread[0]}; schedules must name every stored block")
 
 
 def _both(schedule: list[int]) -> Sharing:
@@ -116,9 +114,7 @@ def cycle_reversed(depth: int, blocks: int) -> Sharing:
 
 def _middle(depth: int, blocks: int, inner: Callable[[int, int], Sharing]) -> Sharing:
     if blocks < 3 or depth < 3:
-        raise InputError(
-            f"blocks = {blocks} at depth {depth}: first, last and middle need at least 3 of each"
-        )
+        raise InputError(f"blocks = {blocks} at depth {depth}: first, last and middle need at least 3 of each")
     _divided(depth, blocks)
     middle = inner(depth - 2, blocks - 2).attention
     return _both([0, *(1 + block for block in middle), blocks - 1])
@@ -142,9 +138,7 @@ def sandwich(depth: int) -> Sharing:
 def prelude_core_coda(depth: int, prelude: int, core: int, coda: int) -> Sharing:
     """Unique prelude, a core looped over the depths between, unique coda (Huginn, 2502.05171)."""
     if min(prelude, coda) < 0 or core < 1:
-        raise InputError(
-            f"prelude = {prelude}, core = {core}, coda = {coda}: core at least 1, the others at least 0"
-        )
+        raise InputError(f"prelude = {prelude}, core = {core}, coda = {coda}: core at least 1, the others at least 0")
     looped = depth - prelude - coda
     if looped < core or looped % core:
         raise InputError(

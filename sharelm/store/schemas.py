@@ -29,13 +29,9 @@ TABLES: dict[str, pa.Schema] = {
             _field("status", pa.string(), "done or diverged"),
             _field("error", pa.string(), "why it did not finish, or null"),
             _field("attention_schedule", pa.list_(pa.int32()), "stored attention block read at each depth"),
-            _field(
-                "feed_forward_schedule", pa.list_(pa.int32()), "stored feed-forward block read at each depth"
-            ),
+            _field("feed_forward_schedule", pa.list_(pa.int32()), "stored feed-forward block read at each depth"),
             _field("stored_parameters", pa.int64(), "unique parameters, embedding included"),
-            _field(
-                "materialised_parameters", pa.int64(), "parameters counted once per depth that reads them"
-            ),
+            _field("materialised_parameters", pa.int64(), "parameters counted once per depth that reads them"),
             _field("embedding_parameters", pa.int64(), "parameters of the tied embedding"),
             _field("training_flops_per_token", pa.int64(), "forward and backward, PaLM convention"),
             _field("tokens", pa.int64(), "training tokens seen"),
@@ -49,19 +45,13 @@ TABLES: dict[str, pa.Schema] = {
             _field("gradient_norm_p50", pa.float64(), "median gradient norm before clipping"),
             _field("gradient_norm_p95", pa.float64(), "95th percentile of the gradient norm"),
             _field("gradient_norm_max", pa.float64(), "largest gradient norm"),
-            _field(
-                "training_seconds", pa.float64(), "wall time inside training steps, resumed parts included"
-            ),
+            _field("training_seconds", pa.float64(), "wall time inside training steps, resumed parts included"),
             _field("tokens_per_second", pa.float64(), "training tokens over training_seconds"),
-            _field(
-                "training_cost", pa.float64(), "training_seconds x workers at the study's price, its currency"
-            ),
+            _field("training_cost", pa.float64(), "training_seconds x workers at the study's price, its currency"),
             _field("currency", pa.string(), "ISO 4217 code of every cost"),
             _field("resumes", pa.int64(), "times training went on from a checkpoint"),
             _field("weights_bytes", pa.int64(), "bytes of the weights file"),
-            _field(
-                "resolved_json", pa.string(), "every setting of this trial as resolved, DeepSpeed's included"
-            ),
+            _field("resolved_json", pa.string(), "every setting of this trial as resolved, DeepSpeed's included"),
         ]
     ),
     "steps": pa.schema(
@@ -141,20 +131,14 @@ TABLES: dict[str, pa.Schema] = {
             _field("difference", pa.float64(), "variant less twin, in the metric's unit"),
             _field("interval_low", pa.float64(), "lower end of the interval of the difference"),
             _field("interval_high", pa.float64(), "upper end of the interval"),
-            _field(
-                "confidence", pa.float64(), "confidence of this interval, corrected for several comparisons"
-            ),
+            _field("confidence", pa.float64(), "confidence of this interval, corrected for several comparisons"),
             _field("standard_error_seeds", pa.float64(), "from seeds; null with one seed"),
             _field("standard_error_documents", pa.float64(), "from documents"),
             _field("degrees_of_freedom", pa.float64(), "Satterthwaite"),
             _field("seeds", pa.int64(), "seeds in common"),
             _field("documents", pa.int64(), "documents (clusters) in common"),
-            _field(
-                "margin", pa.float64(), "the study's margin, in the metric's unit; null where none is set"
-            ),
-            _field(
-                "outcome", pa.string(), "better, not_worse, worse or not_shown; null where no margin is set"
-            ),
+            _field("margin", pa.float64(), "the study's margin, in the metric's unit; null where none is set"),
+            _field("outcome", pa.string(), "better, not_worse, worse or not_shown; null where no margin is set"),
         ]
     ),
     "verdicts": pa.schema(

@@ -30,9 +30,7 @@ def _model_at(path: tuple[int | str, ...]) -> type[BaseModel] | None:
         if key not in model.model_fields:
             return None
         annotation: Any = model.model_fields[key].annotation
-        inner = [
-            a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
-        ]
+        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
         if not inner:
             return None
         model = inner[0]

@@ -18,9 +18,7 @@ STAGES = ("proof_of_concept", "important_workloads", "everywhere")
 
 def _slug(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
-        raise ValueError(
-            "a name is letters, digits, '.', '_' and '-', at most 63, and starts with a letter or digit"
-        )
+        raise ValueError("a name is letters, digits, '.', '_' and '-', at most 63, and starts with a letter or digit")
     return name
 
 
@@ -64,9 +62,7 @@ class Source(Node):
     uri: str = Field(min_length=1)
     domain: Name | None = None
     text_field: str = "text"
-    document_start: str | None = (
-        None  # a regular expression: a line of a txt file that matches begins a document
-    )
+    document_start: str | None = None  # a regular expression: a line of a txt file that matches begins a document
     split: Literal["auto", "training", "validation"] = "auto"
     max_bytes: Positive | None = None
 
@@ -115,9 +111,7 @@ class Model(Node):
         if self.width % self.heads:
             raise ValueError(f"heads = {self.heads} does not divide width = {self.width}")
         if (self.width // self.heads) % 2:
-            raise ValueError(
-                f"width / heads = {self.width // self.heads} is odd; rotary positions need pairs"
-            )
+            raise ValueError(f"width / heads = {self.width // self.heads} is odd; rotary positions need pairs")
         if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}")
         return self
@@ -152,9 +146,7 @@ class Variant(Node):
     def _one_way(self) -> Variant:
         lists = (self.attention is not None, self.feed_forward is not None)
         if self.scheme is None and lists != (True, True):
-            raise ValueError(
-                "give either scheme, or both attention and feed_forward as lists of block indices"
-            )
+            raise ValueError("give either scheme, or both attention and feed_forward as lists of block indices")
         if self.scheme is not None and any(lists):
             raise ValueError(f"scheme = {self.scheme!r} and schedules are both given; one says it all")
         if self.scheme is not None and self.scheme not in SCHEMES:
@@ -193,9 +185,7 @@ class Training(Node):
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0  # 0 is no clipping
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
     activation_checkpointing: Literal["off", "non_reentrant", "reentrant"] = "off"
-    sequences_per_pass: Positive | None = (
-        None  # a worker's sequences in one forward pass; all of its share if absent
-    )
+    sequences_per_pass: Positive | None = None  # a worker's sequences in one forward pass; all of its share if absent
     checkpoint_steps: Positive = 500
     spike_factor: Annotated[float, Field(gt=1)] = 2.0  # a loss this many times the running median is a spike
     device: Literal["auto", "cpu", "gpu"] = "auto"
@@ -213,9 +203,7 @@ class Training(Node):
     @model_validator(mode="after")
     def _consistent(self) -> Training:
         if self.tokens % self.tokens_per_step:
-            raise ValueError(
-                f"tokens = {self.tokens} is not a multiple of tokens_per_step = {self.tokens_per_step}"
-            )
+            raise ValueError(f"tokens = {self.tokens} is not a multiple of tokens_per_step = {self.tokens_per_step}")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps} but there are only {self.steps} steps")
         if self.zero_stage == 3:
@@ -223,9 +211,7 @@ class Training(Node):
                 "zero_stage = 3 silently re-applies stale gradients to a parameter that a step does not use; use 0, 1 or 2"
             )
         if self.precision == "bf16" and self.zero_stage == 0:
-            raise ValueError(
-                "zero_stage = 0 with bf16 takes DeepSpeed's unfused optimizer, off by 1e-2; use 1 or 2"
-            )
+            raise ValueError("zero_stage = 0 with bf16 takes DeepSpeed's unfused optimizer, off by 1e-2; use 1 or 2")
         if self.activation_checkpointing == "reentrant":
             raise ValueError(
                 "activation_checkpointing = 'reentrant' crashes DeepSpeed when one block is used several times; "
@@ -248,9 +234,7 @@ class Task(Node):
         if self.kind == "multiple_choice" and self.file is None:
             raise ValueError(f"task {self.name!r} is multiple_choice and names no file")
         if self.kind != "multiple_choice" and self.file is not None:
-            raise ValueError(
-                f"task {self.name!r} is {self.kind}, which reads held-out documents, but names a file"
-            )
+            raise ValueError(f"task {self.name!r} is {self.kind}, which reads held-out documents, but names a file")
         return self
 
 
@@ -286,9 +270,7 @@ class Cost(Node):
 
     price_per_hour: Annotated[float, Field(ge=0)]
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
-    assumed_tflops: Annotated[
-        float, Field(gt=0)
-    ]  # sustained by one worker; only `plan` uses it, to estimate hours
+    assumed_tflops: Annotated[float, Field(gt=0)]  # sustained by one worker; only `plan` uses it, to estimate hours
     workload: list[Workload] = Field(min_length=1)
 
     @field_validator("workload")
@@ -398,9 +380,7 @@ class Study(Node):
             except Exception as error:
                 raise ValueError(f"variant {variant.name!r}: {error}") from error
             if sharing.is_independent:
-                raise ValueError(
-                    f"variant {variant.name!r} shares nothing; the independent reference is [model]"
-                )
+                raise ValueError(f"variant {variant.name!r} shares nothing; the independent reference is [model]")
         for workload in self.cost.workload:
             if workload.prompt_tokens + workload.new_tokens > context:
                 raise ValueError(

@@ -75,9 +75,7 @@ def _same_parameters(variant: Arm) -> tuple[ModelShape, Sharing, int, int]:
     width, grain = variant.shape.feed_forward, 8 if variant.shape.feed_forward >= 64 else 1
     best: tuple[float, int, ModelShape] | None = None
     for depth in range(1, variant.sharing.depth + 1):
-        without = footprint(
-            replace(variant.shape, feed_forward=0), build_sharing(REFERENCE, depth)
-        ).stored_parameters
+        without = footprint(replace(variant.shape, feed_forward=0), build_sharing(REFERENCE, depth)).stored_parameters
         exact = (target - without) / (3 * variant.shape.width * depth)
         nearest = width if round(exact, 9) == width else round(exact / grain) * grain
         if nearest < grain:
@@ -85,9 +83,7 @@ def _same_parameters(variant: Arm) -> tuple[ModelShape, Sharing, int, int]:
         change = max(nearest / width, width / nearest)
         if best is None or change < best[0]:
             best = (change, depth, replace(variant.shape, feed_forward=nearest))
-    assert (
-        best is not None
-    )  # depth 1 of the same width always fits: a variant stores at least one block of each
+    assert best is not None  # depth 1 of the same width always fits: a variant stores at least one block of each
     shape, sharing = _independent(best[2], best[1])
     return shape, sharing, target, footprint(shape, sharing).stored_parameters
 
