@@ -9,6 +9,10 @@ from __future__ import annotations
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
+PARTITIONS = {
+    "study": "the study's name",
+    "step": "digest of the spec of the step that wrote the row",
+}
 
 
 def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:

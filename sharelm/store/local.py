@@ -1,0 +1,137 @@
+"""Objects in a local (or network) folder: a whole file appears by rename, a new one by a hard link."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sharelm.errors import StoreError
+
+_UNFINISHED = ".unfinished"  # of the same file system as the data, and no reader looks there
+
+
+class LocalObjects:
+    """Objects below one folder, which is made when something is first written."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.uri = str(root)
+
+    @contextmanager
+    def _failures(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise StoreError(f"store {self.uri} cannot be {doing}: {reason} ({error.filename or self.uri})") from error
+
+    @contextmanager
+    def _written(self, data: bytes | Path) -> Iterator[Path]:
+        """A finished file that no reader sees yet; it is gone when the context ends."""
+        folder = self.root / _UNFINISHED
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / uuid.uuid4().hex
+        try:
+            with path.open("xb") as file:
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    with data.open("rb") as source:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                file.flush()
+                os.fsync(file.fileno())
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _place(self, key: str) -> Path:
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @staticmethod
+    def _settle(path: Path) -> None:
+        """Make the file's name survive a power cut."""
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        """See `Objects`."""
+        with self._failures("written"), self._written(data) as finished:
+            path = self._place(key)
+            finished.replace(path)
+            self._settle(path)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """See `Objects`."""
+        with self._failures("written"), self._written(data) as finished:
+            path = self._place(key)
+            try:
+                path.hardlink_to(finished)
+            except FileExistsError:
+                return False
+            self._settle(path)
+            return True
+
+    def get(self, key: str) -> bytes:
+        """See `Objects`."""
+        with self._failures("read"):
+            return (self.root / key).read_bytes()
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """See `Objects`."""
+        found: list[bytes | None] = []
+        for key in keys:
+            try:
+                found.append(self.get(key))
+            except FileNotFoundError:
+                found.append(None)
+        return found
+
+    def list(self, folder: str) -> list[str]:
+        """See `Objects`."""
+        with self._failures("read"):
+            if self.root.exists() and not self.root.is_dir():
+                raise NotADirectoryError(20, "Not a directory", self.uri)
+            return sorted(
+                (Path(parent) / name).relative_to(self.root).as_posix()
+                for parent, _, names in os.walk(self.root / folder)
+                for name in names
+            )
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `Objects`."""
+        with self._failures("written"):
+            for key in keys:
+                path = self.root / key
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # another file, perhaps a new one, is in the folder
+                    path.parent.rmdir()
+
+    def address(self, key: str) -> str:
+        """See `Objects`."""
+        return str(self.root / key)
+
+    def fetch(self, key: str, sha256: str) -> Path:
+        """See `Objects`."""
+        path = self.root / key
+        with self._failures("read"):
+            path.stat()
+        return path
+
+    def check(self, key: str) -> None:
+        """See `Objects`."""
+        with self._failures("written"):
+            self.put(key, b"check")
+            if self.get(key) != b"check":
+                raise StoreError(f"store {self.uri} does not give back what was written")
+            self.delete([key])

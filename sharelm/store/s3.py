@@ -1,0 +1,206 @@
+"""Objects in an S3 bucket, through s3fs; endpoint and credentials come from the usual AWS environment.
+
+Only whole objects are put: leaving an open S3 handle by an exception publishes what was written so far.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sharelm.errors import StoreError
+from sharelm.store.objects import sha256_of
+
+_CHECK_SECONDS = 10
+_TIMEOUTS = {"connect_timeout": 3, "read_timeout": 20, "retries": {"mode": "standard", "total_max_attempts": 3}}
+_REFUSED = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied", "ExpiredToken", "InvalidToken", "403"}
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    """What the server answered, if it did; s3fs keeps botocore's error as the cause of its own."""
+    found: dict[str, Any] = getattr(error.__cause__, "response", None) or getattr(error, "response", None) or {}
+    return found
+
+
+def _code(error: BaseException) -> str:
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+class S3Objects:
+    """Objects below `s3://bucket/prefix`."""
+
+    def __init__(self, bucket: str, prefix: str):
+        self.bucket = bucket
+        self.prefix = prefix
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._opened: dict[int, Any] = {}
+
+    @property
+    def _fs(self) -> Any:
+        """This process's own s3fs: one that was opened before a fork hangs."""
+        if os.getpid() not in self._opened:
+            import s3fs
+
+            fs = s3fs.S3FileSystem(config_kwargs=_TIMEOUTS, use_listings_cache=False, skip_instance_cache=True)
+            fs.retries = 1  # botocore retries already; both together hide a dead server for most of a minute
+            self._opened = {os.getpid(): fs}
+        return self._opened[os.getpid()]
+
+    @property
+    def _endpoint(self) -> str:
+        return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+
+    def _cause(self, error: BaseException) -> str:
+        from botocore.exceptions import HTTPClientError, NoCredentialsError
+
+        code = _code(error)
+        if code == "NoSuchBucket":
+            return f"there is no bucket {self.bucket!r} at {self._endpoint}"
+        if code in _REFUSED or isinstance(error, PermissionError):
+            return (
+                f"{self._endpoint} refuses these credentials ({code or 'access denied'}); look at AWS_ACCESS_KEY_ID, "
+                "AWS_SECRET_ACCESS_KEY and the bucket's policy"
+            )
+        if isinstance(error, NoCredentialsError):
+            return "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        if isinstance(error, (HTTPClientError, asyncio.TimeoutError, ConnectionError)):
+            return f"{self._endpoint} does not answer"
+        return f"{self._endpoint} answers {code or type(error).__name__}: {error}"
+
+    @contextmanager
+    def _failures(self, doing: str) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            yield
+        except (TimeoutError, OSError, BotoCoreError) as error:
+            if isinstance(error, FileNotFoundError) and _code(error) != "NoSuchBucket":
+                raise
+            raise StoreError(f"store {self.uri} cannot be {doing}: {self._cause(error)}") from error
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}".lstrip("/")
+
+    def _path(self, key: str) -> str:
+        return f"{self.bucket}/{self._key(key)}"
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        """See `Objects`. A large object goes up in parts and appears when the last one is there."""
+        with self._failures("written"):
+            if isinstance(data, bytes):
+                self._fs.pipe_file(self._path(key), data)
+            else:
+                self._fs.put_file(str(data), self._path(key))
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """See `Objects`. One small put: Ceph ignores the condition at the end of one in parts."""
+        with self._failures("written"):
+            try:
+                self._fs.call_s3("put_object", Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
+            except OSError as error:  # FileExistsError from AWS, a plain OSError from Ceph
+                if _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412):
+                    return False
+                raise
+            return True
+
+    def get(self, key: str) -> bytes:
+        """See `Objects`."""
+        with self._failures("read"):
+            content: bytes = self._fs.cat_file(self._path(key))
+            return content
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """See `Objects`."""
+        if not keys:
+            return []
+        paths = [self._path(key) for key in keys]
+        with self._failures("read"):
+            found: dict[str, Any] = self._fs.cat(paths, on_error="return", recursive=False)
+            if isinstance(found, bytes):
+                return [found]
+            contents: list[bytes | None] = []
+            for path in paths:
+                content = found[path]
+                if isinstance(content, FileNotFoundError):
+                    contents.append(None)
+                elif isinstance(content, BaseException):
+                    raise content
+                else:
+                    contents.append(content)
+            return contents
+
+    def list(self, folder: str) -> list[str]:
+        """See `Objects`."""
+        start = self._key(folder.rstrip("/") + "/")
+        keys: list[str] = []
+        more: dict[str, str] = {}
+        with self._failures("read"):
+            while True:
+                page = self._fs.call_s3("list_objects_v2", Bucket=self.bucket, Prefix=start, **more)
+                keys += [entry["Key"] for entry in page.get("Contents", [])]
+                if not page.get("IsTruncated"):
+                    break
+                more = {"ContinuationToken": page["NextContinuationToken"]}
+        skip = len(self._key(""))
+        return sorted(key[skip:] for key in keys)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `Objects`."""
+        with self._failures("written"):
+            for key in keys:
+                self._fs.call_s3("delete_object", Bucket=self.bucket, Key=self._key(key))
+
+    def address(self, key: str) -> str:
+        """See `Objects`."""
+        return f"s3://{self._path(key)}"
+
+    def fetch(self, key: str, sha256: str) -> Path:
+        """See `Objects`. One process of a node downloads, the others wait and find it."""
+        folder = _cache()
+        path = folder / sha256
+        with (folder / f"{sha256}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists() or sha256_of(path) != sha256:
+                unfinished = folder / f"{sha256}.{uuid.uuid4().hex}"
+                try:
+                    with self._failures("read"):
+                        self._fs.get_file(self._path(key), str(unfinished))
+                    unfinished.replace(path)
+                finally:
+                    unfinished.unlink(missing_ok=True)
+        return path
+
+    def check(self, key: str) -> None:
+        """See `Objects`."""
+        from fsspec.asyn import sync
+
+        async def round_trip() -> bytes:
+            at = {"Bucket": self.bucket, "Key": self._key(key)}
+            await self._fs._call_s3("put_object", **at, Body=b"check")
+            content: bytes = await self._fs._cat_file(self._path(key))
+            await self._fs._call_s3("delete_object", **at)
+            return content
+
+        with self._failures("written"):
+            if sync(self._fs.loop, round_trip, timeout=_CHECK_SECONDS) != b"check":
+                raise StoreError(f"store {self.uri} does not give back what was written")
+
+
+def _cache() -> Path:
+    """This user's folder for downloaded objects on this node."""
+    named = os.environ.get("SHARELM_CACHE")
+    folder = Path(named) if named else Path(tempfile.gettempdir()) / f"sharelm-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"the cache folder {folder} cannot be made: {error.strerror}; set SHARELM_CACHE") from error
+    if folder.stat().st_uid != os.getuid():
+        raise StoreError(f"the cache folder {folder} belongs to somebody else; set SHARELM_CACHE")
+    return folder
