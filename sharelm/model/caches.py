@@ -1,0 +1,80 @@
+"""Key-value caches: one a depth, for a looped block is called with other inputs in every loop.
+
+Rows may hold different numbers of tokens. A batch of uneven prompts is padded on the right: causal attention
+never looks at the padding, `keep` forgets it, and what is decoded next is written over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sharelm.sharing import ModelShape
+
+Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
+
+
+class Caches:
+    """Preallocated keys and values [depth, B, kv_heads, capacity, head_width] of a batch of rows."""
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        depth: int,
+        batch: int,
+        capacity: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        size = (depth, batch, shape.kv_heads, capacity, shape.head_width)
+        self.keys = torch.zeros(size, device=device, dtype=dtype)
+        self.values = torch.zeros(size, device=device, dtype=dtype)
+        self.device = self.keys.device
+        self.lengths = [0] * batch
+        self._new = 0
+        self._positions = torch.empty(0)
+        self._mask: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the caches hold on their device."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def begin(self, new: int) -> Tensor:
+        """Make room for `new` tokens in every row; returns their positions [B or 1, new]."""
+        self._new = new
+        even = len(set(self.lengths)) == 1
+        first = torch.tensor(self.lengths[:1] if even else self.lengths, device=self.device)
+        self._positions = first[:, None] + torch.arange(new, device=self.device)
+        visible = torch.arange(max(self.lengths) + new, device=self.device)
+        needs_mask = not even or (new > 1 and self.lengths[0] > 0)
+        self._mask = (visible <= self._positions[..., None])[:, None] if needs_mask else None
+        return self._positions
+
+    def end(self) -> None:
+        """The new tokens are in at every depth."""
+        self.lengths = [length + self._new for length in self.lengths]
+
+    def keep(self, lengths: list[int]) -> None:
+        """Forget, in each row, what stands behind its first `lengths` tokens."""
+        self.lengths = list(lengths)
+
+    def at(self, depth: int) -> Extend:
+        """How one depth stores its new keys and values and sees all of them."""
+        return partial(self._extend, depth)
+
+    def _extend(self, depth: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store new keys and values [B, kv_heads, T, head_width]; returns all that may be seen, and a mask where rows differ."""
+        keys, values = self.keys[depth], self.values[depth]
+        used = max(self.lengths) + self._new
+        if len(self._positions) == 1:
+            keys[:, :, self.lengths[0] : used] = key
+            values[:, :, self.lengths[0] : used] = value
+        else:
+            rows = torch.arange(len(self.lengths), device=self.device)[:, None]
+            keys[rows, :, self._positions] = key.transpose(1, 2)
+            values[rows, :, self._positions] = value.transpose(1, 2)
+        return keys[:, :, :used], values[:, :, :used], self._mask
