@@ -13,6 +13,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from sharelm.sharing import ModelShape, Sharing, build_sharing
 from sharelm.sharing.schedules import SCHEMES, check_schedule
 
+# Settings that say how fast, not what: they may change between runs and enter no digest.
+HOW_FAST = frozenset(
+    {
+        "training.workers",
+        "training.cpus_per_worker",
+        "training.sequences_per_pass",
+        "training.trials_per_group",
+        "training.max_failures",
+        "training.checkpoint_steps",
+        "training.device",
+        "evaluation.tokens_per_batch",
+        "cost.assumed_tflops",
+    }
+)
 STAGES = ("proof_of_concept", "important_workloads", "everywhere")
 
 
@@ -192,7 +206,7 @@ class Training(Node):
     workers: Positive = 1
     cpus_per_worker: Positive | None = None  # all of a node's share if absent
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
-    trials_per_group: Positive = 8  # small trials one worker group trains, one after another
+    trials_per_group: Positive = 16  # small trials one worker group trains, one after another
     max_failures: Annotated[int, Field(ge=0)] = 3
 
     @property

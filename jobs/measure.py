@@ -1,0 +1,95 @@
+"""Evaluation and cost on the cluster: one task for each (trial, task, shard) and each (arm, workload)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from jobs.board import busy
+from sharelm.steps import Machine
+from sharelm.store import Store, open_store
+from sharelm.store.schemas import TABLES
+from sharelm.study import Study, Trial
+from sharelm.study.tree import Task, Workload
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a measurement reads and writes, and what it runs on."""
+
+    study: Study
+    base: Path
+    data: str
+    store: str
+    machine: Machine
+    threads: int
+    board: Any
+
+
+def _weights(store: Store, study: str, step: str) -> Path:
+    from sharelm.training.trial import MODELS, WEIGHTS
+
+    manifest = store.find(MODELS, study, step)
+    assert manifest is not None  # a trial is committed after its weights
+    return store.fetch(manifest, WEIGHTS)
+
+
+def _threads(place: Place) -> None:
+    import torch
+
+    if place.machine.device == "cpu":
+        torch.set_num_threads(place.threads)
+
+
+@ray.remote(max_retries=2)
+def score_trial(place: Place, trial: Trial, trial_step: str, task: Task, shard_index: int, step: str) -> None:
+    """Score one trial on one shard of a task and commit the rows."""
+    from sharelm.data import open_corpus
+    from sharelm.evaluation import score, shard, task_items
+    from sharelm.model import load_model
+
+    _threads(place)
+    store, study = open_store(place.store), place.study.name
+    if store.find("scores", study, step) is not None:
+        return
+    manifest = store.find("data", study, place.data)
+    assert manifest is not None
+    corpus = open_corpus(store, manifest)
+    items = shard(task_items(task, corpus, place.base), shard_index, task.shards)
+    model = load_model(_weights(store, study, trial_step), place.machine.device, place.machine.precision)
+    with busy(place.board, "evaluation"):
+        rows = score(model, items, corpus, tokens_per_batch=place.study.evaluation.tokens_per_batch)
+    names = {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed, "task": task.name, "kind": task.kind}
+    for key, value in names.items():
+        field = TABLES["scores"].field(key)
+        rows = rows.append_column(field, pa.array([value] * len(rows), field.type))
+    store.commit_rows("scores", study, step, rows.select(TABLES["scores"].names))
+
+
+@ray.remote(max_retries=2)
+def measure_cost(place: Place, trial: Trial, trial_step: str, workload: Workload, step: str) -> None:
+    """Measure one arm under one workload and commit the row."""
+    from sharelm.cost import measure
+
+    _threads(place)
+    store, study = open_store(place.store), place.study.name
+    if store.find("costs", study, step) is not None:
+        return
+    weights = _weights(store, study, trial_step)
+    with busy(place.board, "cost"):
+        row = measure(weights, workload, place.machine, place.study.cost)
+    row |= {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed}
+    store.commit_rows("costs", study, step, pa.Table.from_pylist([row], schema=TABLES["costs"]))
+
+
+@ray.remote(max_retries=2)
+def prepare_data(place: Place) -> None:
+    """Read, split, tokenise and pack the corpora, and commit them."""
+    from sharelm.data import prepare
+
+    study = place.study
+    prepare(study.data, study.model.context, place.base, open_store(place.store), study.name)

@@ -1,0 +1,110 @@
+"""The Ray that a study runs on: the one it was started in, or an embedded one for this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from sharelm.errors import InputError
+from sharelm.steps import Machine
+from sharelm.study import Study
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Join `RAY_ADDRESS`, or start a Ray of this process's own on loopback and stop it afterwards.
+
+    The embedded one keeps its dashboard: without it Ray Train floods the log with failed state queries.
+    """
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address="auto", **quiet)
+        except ConnectionError as error:
+            raise InputError(f"RAY_ADDRESS = {os.environ['RAY_ADDRESS']!r}: no Ray answers there ({error})") from None
+        yield
+        ray.shutdown()
+        return
+    with tempfile.TemporaryDirectory(prefix="slm-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        ray.init(address="local", _temp_dir=folder, _node_ip_address="127.0.0.1", include_dashboard=True, **quiet)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one training worker, one evaluation task and one cost task take, and how many groups fit at once."""
+
+    use_gpu: bool
+    cpus_per_worker: int
+    evaluation_cpus: int
+    cost_cpus: int
+    parallel_groups: int
+
+
+def resources(study: Study) -> Resources:
+    """Resources for this study on the cluster at hand.
+
+    Raises `InputError` where the cluster cannot hold the study's workers.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    cpus = int(sum(node.get("CPU", 0) for node in nodes))
+    largest = max(int(node.get("CPU", 0)) for node in nodes)
+    training, workers = study.training, study.training.workers
+    if training.device == "gpu" and not gpus:
+        raise InputError("training.device = 'gpu' but the cluster has no GPU")
+    use_gpu = training.device != "cpu" and gpus > 0
+    have = gpus if use_gpu else cpus
+    if workers > have:
+        raise InputError(f"training.workers = {workers} but the cluster has {have} {'GPUs' if use_gpu else 'CPUs'}")
+    share = max(1, min(largest, cpus // (gpus if use_gpu else workers)))
+    per_worker = training.cpus_per_worker or share
+    if per_worker > largest:
+        raise InputError(f"training.cpus_per_worker = {per_worker} but the largest node has {largest} CPUs")
+    group = workers if use_gpu else workers * per_worker
+    return Resources(
+        use_gpu=use_gpu,
+        cpus_per_worker=per_worker,
+        evaluation_cpus=share if use_gpu else 1,
+        cost_cpus=share if use_gpu else largest,
+        parallel_groups=max(1, have // group),
+    )
+
+
+def _machine(precision: str, use_gpu: bool) -> Machine:
+    import platform
+
+    import torch
+
+    if use_gpu:
+        return Machine("cuda", "bf16" if precision == "auto" else precision, torch.cuda.get_device_name())
+    from cpuinfo import get_cpu_info
+
+    name = get_cpu_info().get("brand_raw") or platform.machine()
+    return Machine("cpu", "fp32" if precision == "auto" else precision, f"{name} ({os.cpu_count()} CPUs)")
+
+
+def machine(study: Study, have: Resources) -> Machine:
+    """The machine as a worker of this study sees it.
+
+    Raises `InputError` for a precision that the device makes wrong.
+    """
+    task = ray.remote(num_cpus=0, num_gpus=1 if have.use_gpu else 0)(_machine)
+    found: Machine = ray.get(task.remote(study.training.precision, have.use_gpu))
+    if found.precision == "bf16" and study.training.zero_stage == 0:
+        raise InputError(
+            "training.zero_stage = 0 with bf16 takes DeepSpeed's unfused optimizer, off by 1e-2; use 1 or 2"
+        )
+    return found

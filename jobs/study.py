@@ -1,0 +1,254 @@
+"""The driver of a study: `python -m jobs.study --study FILE --store URI`.
+
+The same program runs embedded (`sharelm run`), as a Ray job and every night. Exit codes: 0 done, 1 failed, 2 bad
+input, 130 interrupted; what was committed stays, and running again carries on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sharelm.errors import InputError, ShareLMError
+from sharelm.steps import Machine, cost_step, report_step, score_step, trial_step
+from sharelm.store import Manifest, Store, open_store
+from sharelm.study import Study, Trial, load_study, trials
+
+
+@dataclass
+class Work:
+    """What a study still needs, and what it rests on, by step name."""
+
+    trials: dict[str, Trial] = field(default_factory=dict)
+    scores: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    costs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+def plan_work(study: Study, data: str, base: Path, machine: Machine) -> Work:
+    """Every step of the study by its name."""
+    work = Work({trial_step(study, trial, data, machine): trial for trial in trials(study)})
+    for step, trial in work.trials.items():
+        for task in study.evaluation.task:
+            for shard in range(task.shards):
+                work.scores[score_step(step, task, shard, base)] = (trial, step, task, shard)
+        if trial.seed == study.study.seeds[0]:  # a seed changes no cost
+            for workload in study.cost.workload:
+                work.costs[cost_step(step, workload, study, machine)] = (trial, step, workload)
+    return work
+
+
+def _committed(store: Store, table: str, study: str) -> set[str]:
+    return {manifest.step for manifest in store.manifests(table, study)}
+
+
+class Driver:
+    """One run of a study over a Ray that is there."""
+
+    def __init__(self, study: Study, base: Path, store: Store, data: str) -> None:
+        from jobs.board import Board
+        from jobs.measure import Place
+        from jobs.progress import Progress
+        from jobs.session import machine, resources
+
+        self.study, self.store, self.data = study, store, data
+        self.have = resources(study)
+        self.machine = machine(study, self.have)
+        self.board: Any = Board.remote()
+        self.work = plan_work(study, data, base, self.machine)
+        self.place = Place(study, base, data, store.uri, self.machine, self.have.evaluation_cpus, self.board)
+        self.missing = {
+            step: trial
+            for step, trial in self.work.trials.items()
+            if step not in _committed(store, "trials", study.name)
+        }
+        self.progress = Progress(study.training.steps, len(self.missing), self.have.parallel_groups)
+        self.errors: list[str] = []
+
+    def run(self) -> None:
+        """Prepare, train, evaluate and measure whatever is not committed yet."""
+        from jobs.measure import measure_cost, prepare_data, score_trial
+        from jobs.train import Group, split, train_group
+
+        have, gpu = self.have, 1 if self.have.use_gpu else 0
+        done = len(self.work.trials) - len(self.missing)
+        with self.progress:
+            self.progress.stage(
+                f"study {self.study.name}: {len(self.work.trials)} trials, {done} already there; "
+                f"{self.machine.device_name}"
+            )
+            self._wait({prepare_data.remote(self.place): "data"}, "preparing data", fatal=True)
+            scored = _committed(self.store, "scores", self.study.name)
+
+            def score(trained: set[str]) -> dict[Any, str]:
+                options = score_trial.options(num_cpus=have.evaluation_cpus, num_gpus=gpu)
+                return {
+                    options.remote(
+                        self.place, trial, trial_at, task, shard, step
+                    ): f"scores of {trial.name} on {task.name}"
+                    for step, (trial, trial_at, task, shard) in self.work.scores.items()
+                    if trial_at in trained and step not in scored
+                }
+
+            groups, after = {}, {}
+            for part in split(list(self.missing.values()), have.parallel_groups, self.study.training.trials_per_group):
+                ref = train_group.remote(
+                    Group(self.study, part, self.data, self.machine, self.store.uri, have, self.board)
+                )
+                groups[ref] = f"trials {part[0].name} to {part[-1].name}"
+                steps = {step for step, trial in self.missing.items() if trial in part}
+                after[ref] = lambda steps=steps: score(steps)
+            ready = score(set(self.work.trials) - set(self.missing))
+            self._wait({**groups, **ready}, "starting workers", then=after)
+            if self.errors:
+                return
+            measured = _committed(self.store, "costs", self.study.name)
+            options = measure_cost.options(num_cpus=have.cost_cpus, num_gpus=gpu)
+            place = replace(self.place, threads=have.cost_cpus)
+            self._wait(
+                {
+                    options.remote(place, trial, at, workload, step): f"cost of {trial.arm.name} under {workload.name}"
+                    for step, (trial, at, workload) in self.work.costs.items()
+                    if step not in measured
+                },
+                "measuring cost",
+            )
+
+    def _wait(
+        self,
+        pending: dict[Any, str],
+        waiting: str,
+        then: dict[Any, Callable[[], dict[Any, str]]] | None = None,
+        fatal: bool = False,
+    ) -> None:
+        """Wait for all of these; what `then` returns for one that is done is waited for as well."""
+        import ray
+
+        while pending:
+            ready, _ = ray.wait(list(pending), timeout=0.5)
+            for ref in ready:
+                what = pending.pop(ref)
+                try:
+                    ray.get(ref)
+                except ray.exceptions.RayError as error:
+                    cause = _cause(error)
+                    if fatal or isinstance(cause, InputError):
+                        raise cause from None
+                    self.errors.append(f"{what}: {cause}")
+                else:
+                    pending |= then[ref]() if then and ref in then else {}
+            self.progress.show(ray.get(self.board.read.remote()), f"{waiting}: {len(pending)} left")
+
+    def finish(self, step: str, revision: int, started: float) -> Manifest:
+        """Decide and report; raises where something is missing."""
+        import ray
+
+        from jobs.board import covered
+        from jobs.conclude import conclude
+
+        if self.errors:
+            raise ShareLMError(f"not finished: {'; '.join(self.errors)}; run again to carry on from what is committed")
+        spans = ray.get(self.board.read.remote()).busy.values()
+        wall = time.time() - started
+        facts = {
+            "revision": revision,
+            "device": self.machine.device_name,
+            "precision": self.machine.precision,
+            "wall_seconds": wall,
+            "compute_seconds": covered((start, end) for _, start, end in spans),
+            "seconds": {
+                kind: covered((start, end) for k, start, end in spans if k == kind)
+                for kind in ("training", "evaluation", "cost")
+            },
+            "data": self.store.find("data", self.study.name, self.data).facts,  # type: ignore[union-attr]
+        }
+        steps = {
+            "trials": self.work.trials.keys(),
+            "steps": self.work.trials.keys(),
+            "scores": self.work.scores.keys(),
+            "costs": self.work.costs.keys(),
+        }
+        return conclude(self.study, self.store, step, steps, facts)
+
+
+def _cause(error: Exception) -> Exception:
+    """The exception a task raised, out of Ray's wrapping."""
+    seen: Any = error
+    while not isinstance(seen, ShareLMError):
+        inner = getattr(seen, "cause", None) or seen.__cause__
+        if not isinstance(inner, Exception):
+            break
+        seen = inner
+    return seen
+
+
+def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
+    """Run the study to its report; returns the report's manifest and whether it was there already."""
+    from sharelm.data import data_step
+    from sharelm.store.studies import record_study
+
+    started = psutil.Process().create_time()
+    study, base = load_study(path), path.resolve().parent
+    store = open_store(uri)
+    store.check_writable()
+    data = data_step(study.data, study.model.context, base)
+    step = report_step(study, data, base)
+    found = store.find("reports", study.name, step)
+    if found is not None:
+        return found, True
+    revision = record_study(store, study, str(path))
+    from jobs.session import ray_session
+
+    with ray_session():
+        driver = Driver(study, base, store, data)
+        driver.run()
+        return driver.finish(step, revision, started), False
+
+
+def _say(store: str, study: str, report: Manifest, was_there: bool) -> None:
+    from jobs.progress import duration
+
+    facts = report.facts
+    print("\n".join(facts["headline"]))
+    if was_there:
+        print(f"time: nothing to do, study {study!r} was finished on {report.committed_at[:19]} UTC")
+    else:
+        wall, compute = facts["wall_seconds"], facts["compute_seconds"]
+        parts = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in facts["seconds"].items())
+        print(f"time: {duration(wall)} in all; {parts}; everything else {max(0.0, 1 - compute / wall):.0%}")
+    where = open_store(store)
+    page = str(where.fetch(report, "report.html")) if "://" not in store else where.url(report, "report.html")
+    print(f"report: {page}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a study from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.study", description="Run a study on Ray.")
+    parser.add_argument("--study", type=Path, required=True, help="the study's TOML file")
+    parser.add_argument("--store", required=True, help="a folder or s3://bucket/prefix")
+    parser.add_argument("--json", action="store_true", help="end with one JSON line instead of text")
+    options = parser.parse_args(arguments)
+    try:
+        report, was_there = run_study(options.study, options.store)
+    except ShareLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; what was committed stays, run again to carry on", file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps({"store": options.store, "study": report.study, "step": report.step, **report.facts}))
+    else:
+        _say(options.store, report.study, report, was_there)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Training on the cluster: groups of trials, each group one Ray Train worker group.
+
+A group trains its trials one after another, so that starting workers is paid once. When a worker dies Ray Train
+starts the group again: trials that are committed are skipped and the one that was hit goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import ray
+
+from jobs.session import Resources
+from sharelm.steps import Machine
+from sharelm.store import open_store
+from sharelm.study import Study, Trial
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that one worker group trains, and all that its workers need to know."""
+
+    study: Study
+    trials: tuple[Trial, ...]
+    data: str
+    machine: Machine
+    store: str
+    have: Resources
+    board: Any
+
+
+def split(trials: Sequence[Trial], parallel: int, per_group: int) -> list[tuple[Trial, ...]]:
+    """The trials in as many groups as run at once, more where a group would be too long; sizes differ by one."""
+    count = min(len(trials), max(parallel, -(-len(trials) // per_group)))
+    return [tuple(trials[i::count]) for i in range(count)]
+
+
+def _train_worker(config: dict[str, Group]) -> None:
+    """Runs in every worker of the group."""
+    import torch
+
+    from jobs.board import TrainingReporter
+    from sharelm.data import open_corpus
+    from sharelm.training.trial import train_trial
+
+    group = config["group"]
+    if group.machine.device == "cpu":
+        torch.set_num_threads(group.have.cpus_per_worker)
+    else:
+        import ray.train.torch
+
+        torch.cuda.set_device(ray.train.torch.get_device())
+    store = open_store(group.store)
+    manifest = store.find("data", group.study.name, group.data)
+    assert manifest is not None  # the driver prepares the data before it trains
+    corpus = open_corpus(store, manifest)
+    for trial in group.trials:
+        on_step = TrainingReporter(group.board, group.study.training.steps)
+        train_trial(group.study, trial, corpus, group.data, group.machine, store, on_step)
+
+
+@ray.remote(num_cpus=0)
+def train_group(group: Group) -> None:
+    """Train a group of trials; returns when all of them are committed."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    have = group.have
+    with tempfile.TemporaryDirectory(prefix="sharelm-train-") as folder:
+        TorchTrainer(
+            _train_worker,
+            train_loop_config={"group": group},
+            torch_config=TorchConfig(backend="nccl" if have.use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=group.study.training.workers,
+                use_gpu=have.use_gpu,
+                resources_per_worker={"CPU": have.cpus_per_worker, **({"GPU": 1} if have.use_gpu else {})},
+            ),
+            # Checkpoints are the trial's own, in the store; a name used twice would silently resume the old run.
+            run_config=RunConfig(
+                name=f"{group.study.name}-{uuid4().hex[:8]}",
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=group.study.training.max_failures),
+            ),
+        ).fit()

@@ -1,0 +1,96 @@
+"""The steps of a study and the digests that name them: what decides a step's result, and nothing else.
+
+No framework is imported here: the driver must be able to say that a study is finished within seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sharelm.digest import code_digest, digest
+from sharelm.errors import InputError
+from sharelm.study import Study, Trial
+from sharelm.study.tree import HOW_FAST, Task, Workload
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the work runs on, as far as it can change a result."""
+
+    device: str  # "cpu" or "cuda"
+    precision: str  # "fp32" or "bf16"
+    device_name: str
+
+
+def trial_step(study: Study, trial: Trial, data: str, machine: Machine) -> str:
+    """Names a trial's step in the tables `models`, `steps` and `trials`."""
+    training = {k: v for k, v in study.training.model_dump(mode="json").items() if f"training.{k}" not in HOW_FAST}
+    return digest(
+        {
+            "step": "train",
+            "arm": trial.arm.name,
+            "seed": trial.seed,
+            "shape": asdict(trial.arm.shape),
+            "sharing": asdict(trial.arm.sharing),
+            "training": {**training, "device": machine.device, "precision": machine.precision},
+            "data": data,
+            "code": code_digest("sharelm.sharing", "sharelm.model.decoder", "sharelm.training"),
+        }
+    )
+
+
+def score_step(trial: str, task: Task, shard: int, base: Path) -> str:
+    """Names the scores of one trial (by its step) on one shard of a task."""
+    return digest(
+        {
+            "step": "score",
+            "trial": trial,
+            "task": task.model_dump(mode="json", exclude={"file"}),
+            "shard": shard,
+            "file": file_digest(task, base),
+            "code": code_digest("sharelm.model", "sharelm.evaluation"),
+        }
+    )
+
+
+def cost_step(trial: str, workload: Workload, study: Study, machine: Machine) -> str:
+    """Names the measured costs of one trial (by its step) under one workload."""
+    return digest(
+        {
+            "step": "cost",
+            "trial": trial,
+            "workload": workload.model_dump(mode="json"),
+            "device": machine.device_name,
+            "price": [study.cost.price_per_hour, study.cost.currency],
+            "code": code_digest("sharelm.model", "sharelm.cost"),
+        }
+    )
+
+
+def report_step(study: Study, data: str, base: Path) -> str:
+    """Names a study's comparisons, verdicts and report; where it is committed, the study is finished."""
+    tree: dict[str, Any] = study.tree()
+    return digest(
+        {
+            "step": "report",
+            "study": tree,
+            "data": data,
+            "files": [file_digest(task, base) for task in study.evaluation.task],
+            "code": code_digest("sharelm", "jobs"),
+        }
+    )
+
+
+def file_digest(task: Task, base: Path) -> str | None:
+    """Digest of the content of a task's file; None for a task on held-out documents."""
+    if task.file is None:
+        return None
+    try:
+        return hashlib.sha256(Path(base, task.file).read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"evaluation.task {task.name!r}: file = {task.file!r} cannot be read: {error.strerror}"
+        ) from None

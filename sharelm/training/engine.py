@@ -1,0 +1,92 @@
+"""DeepSpeed, with every setting said aloud: what it is silent about it decides by itself (it clips at 1.0)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from sharelm.study.tree import Training
+from sharelm.training.checkpoint import safe_checkpoint_engine
+
+
+def load_deepspeed(device: torch.device) -> Any:
+    """The deepspeed module, ready for this device.
+
+    On a CPU DeepSpeed would compile a shared-memory operator at start, which needs a C++ compiler and seconds; gloo
+    does the same work. Saying beforehand that no operator is compatible skips the build and the probing.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+    import deepspeed
+
+    deepspeed.logger.setLevel("WARNING")
+    if device.type == "cpu":
+        vars(deepspeed.ops)["__compatible_ops__"] = {}
+    return deepspeed
+
+
+def deepspeed_config(training: Training, context: int, world: int, precision: str) -> dict[str, Any]:
+    """The whole DeepSpeed configuration of a trial; nothing that matters is left to a default."""
+    sequences = training.tokens_per_step // context
+    per_pass = training.sequences_per_pass or sequences // world
+    return {
+        "train_batch_size": sequences,
+        "train_micro_batch_size_per_gpu": per_pass,
+        "gradient_accumulation_steps": sequences // world // per_pass,
+        "gradient_clipping": training.gradient_clip,
+        "prescale_gradients": False,
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": False},
+        "zero_optimization": {
+            "stage": training.zero_stage,
+            "overlap_comm": False,
+            "contiguous_gradients": True,
+            "reduce_scatter": True,
+        },
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "communication_data_type": "fp32",
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+def build_optimizer(model: nn.Module, training: Training, device: torch.device) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only; norms' gains are not decayed."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    gains = [p for p in model.parameters() if p.dim() < 2]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": training.weight_decay},
+            {"params": gains, "weight_decay": 0.0},
+        ],
+        lr=training.learning_rate,
+        betas=(training.beta1, training.beta2),
+        eps=training.epsilon,
+        fused=device.type == "cuda",
+    )
+
+
+def build_engine(model: nn.Module, training: Training, config: dict[str, Any], device: torch.device) -> Any:
+    """A DeepSpeed engine over the process group that is already there."""
+    deepspeed = load_deepspeed(device)
+    deepspeed.init_distributed(dist_init_required=False)
+    optimizer = build_optimizer(model, training, device)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    engine.checkpoint_engine = safe_checkpoint_engine()
+    return engine
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    """Set the rate of every parameter group, ZeRO's wrapper included."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def gradient_norm(engine: Any) -> float:
+    """Global gradient norm of the last step, before clipping."""
+    norm = engine.get_global_grad_norm()
+    return float(cast(float, norm)) if norm is not None else float("nan")

@@ -1,0 +1,207 @@
+"""One trial, from its spec to its committed weights, steps and row. Every worker of the group runs this."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+
+from sharelm.data import Corpus, TokenRows
+from sharelm.errors import DivergedError
+from sharelm.model import Decoder, save_weights
+from sharelm.steps import Machine, trial_step
+from sharelm.store import Store
+from sharelm.store.schemas import TABLES
+from sharelm.study import Study, Trial
+from sharelm.training import checkpoint
+from sharelm.training.engine import build_engine, deepspeed_config, gradient_norm, set_learning_rate
+from sharelm.training.order import step_rows, worker_rows
+from sharelm.training.rate import learning_rate
+from sharelm.training.stability import stability
+
+MODELS = "models"
+WEIGHTS = "weights.safetensors"
+OnStep = Callable[[str, int, float, float, float], None]
+
+
+def train_trial(
+    study: Study, trial: Trial, corpus: Corpus, data: str, machine: Machine, store: Store, on_step: OnStep
+) -> None:
+    """Train one trial over the process group that is already there, and commit it.
+
+    A trial that is committed is left alone; one with a checkpoint goes on from it. `on_step` is called on rank 0
+    after every optimizer step with the trial's name, the step, its loss in nats, tokens per second and seconds.
+    """
+    name = trial_step(study, trial, data, machine)
+    if _committed(store, study.name, name):
+        return
+    run = _Run(study, trial, corpus.training(trial.arm.shape.context), machine, store, name)
+    try:
+        run.train(on_step)
+        error = None
+    except DivergedError as diverged:
+        error = str(diverged)
+    if dist.get_rank() == 0:
+        run.commit(error)
+    dist.barrier()
+
+
+def _committed(store: Store, study: str, name: str) -> bool:
+    """Whether the trial is committed, asked once and told to every rank: ranks must not disagree."""
+    answer = [dist.get_rank() == 0 and store.find("trials", study, name) is not None]
+    dist.broadcast_object_list(answer, src=0)
+    return answer[0]
+
+
+class _Run:
+    """The state of one trial in one worker."""
+
+    def __init__(self, study: Study, trial: Trial, rows: TokenRows, machine: Machine, store: Store, name: str) -> None:
+        self.study, self.trial, self.rows, self.machine, self.store, self.name = (
+            study,
+            trial,
+            rows,
+            machine,
+            store,
+            name,
+        )
+        self.training = study.training
+        self.device = torch.device(machine.device, torch.cuda.current_device() if machine.device == "cuda" else None)
+        world = dist.get_world_size()
+        self.config = deepspeed_config(self.training, trial.arm.shape.context, world, machine.precision)
+        model = Decoder(
+            trial.arm.shape,
+            trial.arm.sharing,
+            activation_checkpointing=self.training.activation_checkpointing == "non_reentrant",
+        )
+        model.initialise(trial.seed)
+        self.model = model.to(self.device)
+        self.engine = build_engine(self.model, self.training, self.config, self.device)
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+        self.speeds: list[float] = []
+        self.seconds, self.resumes = 0.0, 0
+        found = checkpoint.restore(self.engine, store, study.name, name)
+        if found is not None:
+            self.losses, self.norms, self.speeds = found.losses, found.gradient_norms, found.tokens_per_second
+            self.seconds, self.resumes = found.training_seconds, found.resumes + 1
+
+    def train(self, on_step: OnStep) -> None:
+        """Run the steps that are left, checkpointing on the way."""
+        for step in range(len(self.losses), self.training.steps):
+            started = time.perf_counter()
+            loss, norm = self._step(step)
+            elapsed = time.perf_counter() - started
+            self.seconds += elapsed
+            self.losses.append(loss)
+            self.norms.append(norm)
+            self.speeds.append(self.training.tokens_per_step / elapsed)
+            if dist.get_rank() == 0:
+                on_step(self.trial.name, step + 1, loss, self.speeds[-1], elapsed)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise DivergedError(
+                    f"{self.trial.name} diverged at step {step + 1}: loss {loss}, gradient norm {norm}; "
+                    f"a lower training.learning_rate than {self.training.learning_rate} may help"
+                )
+            if (step + 1) % self.training.checkpoint_steps == 0 and step + 1 < self.training.steps:
+                progress = checkpoint.Progress(
+                    step + 1, self.losses, self.norms, self.speeds, self.seconds, self.resumes
+                )
+                checkpoint.save(self.engine, self.store, self.study.name, self.name, progress)
+
+    def _step(self, step: int) -> tuple[float, float]:
+        """One optimizer step; the mean loss in nats over all workers, and the gradient norm."""
+        set_learning_rate(self.engine, learning_rate(self.training, step))
+        sequences = self.training.tokens_per_step // self.trial.arm.shape.context
+        world = dist.get_world_size()
+        mine = worker_rows(step_rows(len(self.rows), sequences, self.trial.seed, step), dist.get_rank(), world)
+        passes = self.config["gradient_accumulation_steps"]
+        total = torch.zeros((), device=self.device)
+        for part in mine.reshape(passes, -1):
+            batch = torch.from_numpy(self.rows.batch(part)).to(self.device, non_blocking=True)
+            loss = self.engine(batch[:, :-1], targets=batch[:, 1:])
+            self.engine.backward(loss)
+            self.engine.step()
+            total += loss.detach().float() / passes
+        dist.all_reduce(total)
+        return float(total) / world, gradient_norm(self.engine)
+
+    def commit(self, error: str | None) -> None:
+        """Put weights, steps and the trial's row; the row comes last and makes the trial done."""
+        study, names = self.study.name, {"trial": self.trial.name, "arm": self.trial.arm.name, "seed": self.trial.seed}
+        size = self._commit_weights(names) if error is None else None
+        count = len(self.losses)
+        steps = {
+            **{key: [value] * count for key, value in names.items()},
+            "training_step": list(range(1, count + 1)),
+            "tokens": [self.training.tokens_per_step * i for i in range(1, count + 1)],
+            "loss_nats": self.losses,
+            "learning_rate": [learning_rate(self.training, i) for i in range(count)],
+            "gradient_norm": self.norms,
+            "tokens_per_second": self.speeds,
+        }
+        self.store.commit_rows("steps", study, self.name, pa.table(steps, schema=TABLES["steps"]))
+        row = {**names, **self._row(size, error)}
+        rows = pa.Table.from_pylist([row], schema=TABLES["trials"])
+        self.store.commit_rows("trials", study, self.name, rows, facts={"error": error})
+        if error is None:
+            checkpoint.discard(self.store, study, self.name)
+
+    def _commit_weights(self, names: dict[str, Any]) -> int:
+        """Commit the weights at the precision they are served in; their bytes."""
+        dtype = torch.bfloat16 if self.machine.precision == "bf16" else torch.float32
+        with tempfile.TemporaryDirectory(prefix="sharelm-weights-") as folder:
+            path = Path(folder, WEIGHTS)
+            save_weights(self.model, path, dtype)
+            self.store.commit(MODELS, self.study.name, self.name, {WEIGHTS: path}, facts=names)
+            return path.stat().st_size
+
+    def _row(self, weights_bytes: int | None, error: str | None) -> dict[str, Any]:
+        arm, training, world = self.trial.arm, self.training, dist.get_world_size()
+        tokens = training.tokens_per_step * len(self.losses)
+        return {
+            "role": arm.role,
+            "status": "done" if error is None else "diverged",
+            "error": error,
+            "attention_schedule": list(arm.sharing.attention),
+            "feed_forward_schedule": list(arm.sharing.feed_forward),
+            "stored_parameters": arm.footprint.stored_parameters,
+            "materialised_parameters": arm.footprint.materialised_parameters,
+            "embedding_parameters": arm.footprint.embedding_parameters,
+            "training_flops_per_token": arm.footprint.training_flops_per_token,
+            "tokens": tokens,
+            "steps": len(self.losses),
+            "workers": world,
+            "device": self.machine.device_name,
+            "precision": self.machine.precision,
+            **asdict(stability(self.losses, self.norms, training.spike_factor)),
+            "training_seconds": self.seconds,
+            "tokens_per_second": tokens / self.seconds,
+            "training_cost": self.seconds / 3600 * world * self.study.cost.price_per_hour,
+            "currency": self.study.cost.currency,
+            "resumes": self.resumes,
+            "weights_bytes": weights_bytes,
+            "resolved_json": json.dumps(self._resolved(), sort_keys=True),
+        }
+
+    def _resolved(self) -> dict[str, Any]:
+        """Every setting as resolved; two arms' are compared key by key in the report."""
+        engine_config = json.loads(json.dumps(self.config))
+        return {
+            "shape": asdict(self.trial.arm.shape),
+            "sharing": asdict(self.trial.arm.sharing),
+            "training": {**self.training.model_dump(mode="json"), "precision": self.machine.precision},
+            "deepspeed": engine_config,
+            "optimizer": "torch.optim.AdamW",
+            "device": self.machine.device_name,
+            "torch": torch.__version__,
+        }
