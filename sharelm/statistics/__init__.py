@@ -1,0 +1,5 @@
+"""What the difference between two arms is, how sure it is, and how it stands to a margin."""
+
+from sharelm.statistics.compare import compare
+
+__all__ = ["compare"]

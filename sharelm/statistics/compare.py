@@ -1,0 +1,116 @@
+"""From one row an item to one row a comparison: variants meet their twins, seed by seed, document by document."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sharelm.statistics.intervals import document_standard_errors, interval, outcome, seed_standard_error
+from sharelm.statistics.panel import ACCURACY, BITS, LOSS, Metric, Panel, build_panel
+from sharelm.store.schemas import TABLES
+from sharelm.study import Comparison, Study, comparisons
+from sharelm.study.tree import Task
+
+ALL = "all"
+
+
+def _judged(study: Study, metric: str, domain: str) -> tuple[float, float | None]:
+    """The confidence of the interval, and the margin it is held against."""
+    accuracy = study.kpi.accuracy
+    if domain != ALL or metric == BITS:
+        return accuracy.confidence, None
+    if metric == LOSS:  # the family of claims the verdict rests on, corrected after Bonferroni
+        return 1 - (1 - accuracy.confidence) / len(comparisons(study)), accuracy.loss_margin_nats
+    return accuracy.confidence, accuracy.task_margin
+
+
+def _figures(panel: Panel, pair: Comparison, metric: Metric, seeds: list[int], error: float, confidence: float) -> Any:
+    """What was measured: the figures of both arms, their difference and, with two documents or more, its interval."""
+    variant, twin = (metric.figures(panel.rows(arm, seeds)) for arm in (pair.variant, pair.twin))
+    pool = np.stack([metric.figures(panel.rows(arm, seeds)) for arm in panel.arms_with(seeds)])
+    seeds_error, freedom = seed_standard_error(variant, twin, pool)
+    difference = float((variant - twin).mean())
+    found = {
+        "variant_value": float(variant.mean()),
+        "twin_value": float(twin.mean()),
+        "difference": difference,
+        "standard_error_seeds": seeds_error,
+        "degrees_of_freedom": freedom,
+    }
+    documents = len(metric.sizes)
+    if documents > 1:
+        ends = interval(difference, error, documents, seeds_error, freedom, confidence)
+        found |= {"interval_low": ends[0], "interval_high": ends[1], "standard_error_documents": error}
+    return found
+
+
+def _compare_panel(study: Study, task: Task, domain: str, panel: Panel) -> list[dict[str, Any]]:
+    columns = [
+        (pair, metric, panel.common_seeds(pair.variant, pair.twin))
+        for pair in comparisons(study)
+        for metric in panel.metrics
+    ]
+    errors = document_standard_errors(
+        np.stack([_mean_difference(panel, pair, metric, seeds) for pair, metric, seeds in columns], axis=1),
+        np.stack([metric.sizes for _, metric, _ in columns], axis=1),
+        np.random.default_rng([zlib.crc32(task.name.encode()), zlib.crc32(domain.encode())]),
+    )
+    rows = []
+    for (pair, metric, seeds), error in zip(columns, errors.tolist(), strict=True):
+        confidence, margin = _judged(study, metric.name, domain)
+        documents = len(metric.sizes) if seeds else 0
+        row: dict[str, Any] = {
+            "variant": pair.variant,
+            "twin": pair.twin,
+            "axis": pair.axis,
+            "axis_target": float(pair.target),
+            "axis_reached": float(pair.reached),
+            "axis_relative_error": pair.relative_error,
+            "task": task.name,
+            "domain": domain,
+            "metric": metric.name,
+            "confidence": confidence,
+            "seeds": len(seeds),
+            "documents": documents,
+            "margin": margin,
+        }
+        if documents:
+            row |= _figures(panel, pair, metric, seeds, error, confidence)
+        if margin is not None:
+            ends = (row["interval_low"], row["interval_high"]) if "interval_low" in row else None
+            row["outcome"] = outcome(ends, margin, lower_is_better=metric.name != ACCURACY)
+        rows.append(row)
+    return rows
+
+
+def _mean_difference(panel: Panel, pair: Comparison, metric: Metric, seeds: list[int]) -> Any:
+    """Variant less twin of each document's sum, the mean over seeds; zeros where there is no seed to compare."""
+    if not seeds:
+        return np.zeros_like(metric.sizes)
+    variant, twin = (metric.numerators[panel.rows(arm, seeds)] for arm in (pair.variant, pair.twin))
+    return (variant - twin).mean(axis=0)
+
+
+def compare(study: Study, scores: pa.Table) -> pa.Table:
+    """Every variant with its twin on every axis, for every task: a table of the `comparisons` schema.
+
+    `scores` holds the rows of the `scores` schema of all trials. Only seeds that both arms have are compared (a
+    trial that diverged has no scores); with none, or no document, the figures are null and the outcome not_shown.
+    Difference is variant less twin: nats a token, bits a byte, or share of items right.
+
+    Raises `InputError` when trials were scored on different documents, an item is there twice, or a score is
+    null or not finite.
+    """
+    rows: list[dict[str, Any]] = []
+    for task in study.evaluation.task:
+        scored = scores.filter(pc.equal(scores["task"], task.name))
+        rows += _compare_panel(study, task, ALL, build_panel(scored, task.kind))
+        if task.kind == BITS:
+            for domain in sorted(pc.unique(scored["domain"]).to_pylist()):
+                here = scored.filter(pc.equal(scored["domain"], domain))
+                rows += _compare_panel(study, task, domain, build_panel(here, task.kind))
+    return pa.Table.from_pylist(rows, schema=TABLES["comparisons"])
