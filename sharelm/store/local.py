@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from sharelm.errors import StoreError
@@ -99,12 +99,15 @@ class LocalObjects:
 
     def list(self, folder: str) -> list[str]:
         """See `Objects`."""
+
+        def not_absent(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise error
+
         with self._failures("read"):
-            if self.root.exists() and not self.root.is_dir():
-                raise NotADirectoryError(20, "Not a directory", self.uri)
             return sorted(
                 (Path(parent) / name).relative_to(self.root).as_posix()
-                for parent, _, names in os.walk(self.root / folder)
+                for parent, _, names in os.walk(self.root / folder, onerror=not_absent)
                 for name in names
             )
 
@@ -112,20 +115,17 @@ class LocalObjects:
         """See `Objects`."""
         with self._failures("written"):
             for key in keys:
-                path = self.root / key
-                path.unlink(missing_ok=True)
-                with suppress(OSError):  # another file, perhaps a new one, is in the folder
-                    path.parent.rmdir()
+                (self.root / key).unlink(missing_ok=True)
 
     def address(self, key: str) -> str:
         """See `Objects`."""
         return str(self.root / key)
 
-    def fetch(self, key: str, sha256: str) -> Path:
-        """See `Objects`."""
+    def fetch(self, key: str, sha256: str, check: Callable[[Path], None]) -> Path:
+        """See `Objects`. It is the store's own file."""
         path = self.root / key
         with self._failures("read"):
-            path.stat()
+            check(path)
         return path
 
     def check(self, key: str) -> None:

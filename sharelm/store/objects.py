@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -34,8 +34,8 @@ class Objects(Protocol):
     def address(self, key: str) -> str:
         """The object's URI, as DuckDB and Arrow read it."""
 
-    def fetch(self, key: str, sha256: str) -> Path:
-        """A local file with the object's content, which whoever asks must check; `FileNotFoundError` if none."""
+    def fetch(self, key: str, sha256: str, check: Callable[[Path], None]) -> Path:
+        """A local file with the object's content, which passed `check`; `FileNotFoundError` if there is none."""
 
     def check(self, key: str) -> None:
         """Write, read and remove a small object within about ten seconds, or raise `StoreError`."""

@@ -5,21 +5,24 @@ Only whole objects are put: leaving an open S3 handle by an exception publishes 
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sharelm.errors import StoreError
-from sharelm.store.objects import sha256_of
+from sharelm.errors import IntegrityError, StoreError
 
 _CHECK_SECONDS = 10
-_TIMEOUTS = {"connect_timeout": 3, "read_timeout": 20, "retries": {"mode": "standard", "total_max_attempts": 3}}
+_CONFIG = {
+    "connect_timeout": 3,
+    "read_timeout": 20,
+    "max_pool_connections": 32,
+    "retries": {"mode": "standard", "total_max_attempts": 3},
+}
 _REFUSED = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied", "ExpiredToken", "InvalidToken", "403"}
 
 
@@ -48,7 +51,7 @@ class S3Objects:
         if os.getpid() not in self._opened:
             import s3fs
 
-            fs = s3fs.S3FileSystem(config_kwargs=_TIMEOUTS, use_listings_cache=False, skip_instance_cache=True)
+            fs = s3fs.S3FileSystem(config_kwargs=_CONFIG, use_listings_cache=False, skip_instance_cache=True)
             fs.retries = 1  # botocore retries already; both together hide a dead server for most of a minute
             self._opened = {os.getpid(): fs}
         return self._opened[os.getpid()]
@@ -58,7 +61,7 @@ class S3Objects:
         return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
 
     def _cause(self, error: BaseException) -> str:
-        from botocore.exceptions import HTTPClientError, NoCredentialsError
+        from botocore import exceptions as boto
 
         code = _code(error)
         if code == "NoSuchBucket":
@@ -68,20 +71,23 @@ class S3Objects:
                 f"{self._endpoint} refuses these credentials ({code or 'access denied'}); look at AWS_ACCESS_KEY_ID, "
                 "AWS_SECRET_ACCESS_KEY and the bucket's policy"
             )
-        if isinstance(error, NoCredentialsError):
-            return "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
-        if isinstance(error, (HTTPClientError, asyncio.TimeoutError, ConnectionError)):
+        if code:
+            return f"{self._endpoint} answers {code}"
+        if isinstance(error, boto.NoCredentialsError):
+            return "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        if isinstance(error, (boto.HTTPClientError, boto.ConnectionError, TimeoutError, ConnectionError)):
             return f"{self._endpoint} does not answer"
-        return f"{self._endpoint} answers {code or type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}"
 
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
+        """Let `FileNotFoundError` through if the server says so of the key; make anything else a `StoreError`."""
         from botocore.exceptions import BotoCoreError
 
         try:
             yield
-        except (TimeoutError, OSError, BotoCoreError) as error:
-            if isinstance(error, FileNotFoundError) and _code(error) != "NoSuchBucket":
+        except (OSError, BotoCoreError) as error:
+            if _absent(error):
                 raise
             raise StoreError(f"store {self.uri} cannot be {doing}: {self._cause(error)}") from error
 
@@ -122,19 +128,11 @@ class S3Objects:
             return []
         paths = [self._path(key) for key in keys]
         with self._failures("read"):
-            found: dict[str, Any] = self._fs.cat(paths, on_error="return", recursive=False)
-            if isinstance(found, bytes):
-                return [found]
-            contents: list[bytes | None] = []
-            for path in paths:
-                content = found[path]
-                if isinstance(content, FileNotFoundError):
-                    contents.append(None)
-                elif isinstance(content, BaseException):
+            found = self._fs.cat(paths, on_error="return")
+            for content in found.values():
+                if isinstance(content, BaseException) and not _absent(content):
                     raise content
-                else:
-                    contents.append(content)
-            return contents
+            return [None if isinstance(found[path], BaseException) else found[path] for path in paths]
 
     def list(self, folder: str) -> list[str]:
         """See `Objects`."""
@@ -161,21 +159,26 @@ class S3Objects:
         """See `Objects`."""
         return f"s3://{self._path(key)}"
 
-    def fetch(self, key: str, sha256: str) -> Path:
+    def fetch(self, key: str, sha256: str, check: Callable[[Path], None]) -> Path:
         """See `Objects`. One process of a node downloads, the others wait and find it."""
         folder = _cache()
         path = folder / sha256
-        with (folder / f"{sha256}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists() or sha256_of(path) != sha256:
-                unfinished = folder / f"{sha256}.{uuid.uuid4().hex}"
-                try:
-                    with self._failures("read"):
-                        self._fs.get_file(self._path(key), str(unfinished))
-                    unfinished.replace(path)
-                finally:
-                    unfinished.unlink(missing_ok=True)
+        if not _good(path, check):
+            with (folder / f"{sha256}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _good(path, check):
+                    self._download(key, path, check)
         return path
+
+    def _download(self, key: str, path: Path, check: Callable[[Path], None]) -> None:
+        unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+        try:
+            with self._failures("read"):
+                self._fs.get_file(self._path(key), str(unfinished))
+            check(unfinished)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def check(self, key: str) -> None:
         """See `Objects`."""
@@ -191,6 +194,20 @@ class S3Objects:
         with self._failures("written"):
             if sync(self._fs.loop, round_trip, timeout=_CHECK_SECONDS) != b"check":
                 raise StoreError(f"store {self.uri} does not give back what was written")
+
+
+def _absent(error: BaseException) -> bool:
+    """Whether an S3 server says that there is no such object; a 404 of something else is no answer."""
+    return isinstance(error, FileNotFoundError) and _code(error) == "NoSuchKey"
+
+
+def _good(path: Path, check: Callable[[Path], None]) -> bool:
+    """Whether a cached copy is there and whole; a damaged one is fetched again."""
+    try:
+        check(path)
+    except (FileNotFoundError, IntegrityError):
+        return False
+    return True
 
 
 def _cache() -> Path:

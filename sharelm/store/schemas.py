@@ -153,7 +153,8 @@ TABLES: dict[str, pa.Schema] = {
             _field(
                 "outcome",
                 pa.string(),
-                "axis: better, not_worse, worse, not_shown; kpi: met, not_met, not_shown; stage: supported, not_supported",
+                "axis: better, not_worse, worse, not_shown; kpi: met, not_met, not_shown; "
+                "stage: supported, not_supported",
             ),
             _field("measure", pa.string(), "what was compared with the threshold"),
             _field("value", pa.float64(), "its value; null where nothing was measured"),

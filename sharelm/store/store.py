@@ -10,8 +10,9 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -25,7 +26,7 @@ from sharelm.store.s3 import S3Objects
 from sharelm.store.schemas import SCHEMA_VERSION, TABLES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_checked: set[tuple[str, str]] = set()  # files whose sha256 this process has verified
+_checked: set[tuple[str | int, ...]] = set()  # local files that this process has verified, as they were
 
 
 def open_store(uri: str) -> Store:
@@ -121,7 +122,7 @@ class Store:
         return open_store, (self.uri,)
 
     def check_writable(self) -> None:
-        """Write, read and remove a small object; raises `StoreError`, one sentence with the cause, within about 10 s."""
+        """Write, read and remove a small object; within about 10 s a `StoreError` says in one sentence why not."""
         self.objects.check(f".check/{uuid.uuid4().hex}")
 
     def probe_conditional_put(self) -> bool:
@@ -180,7 +181,7 @@ class Store:
         return self.commit(table, study, step, files, rows=rows.num_rows, facts=facts)
 
     def read(self, table: str, study: str | None = None) -> pa.Table:
-        """All committed rows of a table, with the columns `study` and `step`, in the order of those and then as written.
+        """All committed rows of a table with the columns `study` and `step`, sorted by those and then as written.
 
         Raises `IntegrityError` if any file is not what its manifest says, `StoreError` for a newer schema.
         """
@@ -209,18 +210,32 @@ class Store:
 
     def _contents(self, records: list[FileRecord]) -> list[bytes]:
         contents = self.objects.get_many([record.key for record in records])
-        return [self._verified(record, data) for record, data in zip(records, contents, strict=True)]
+        for record, data in zip(records, contents, strict=True):
+            if data is None:
+                raise self._missing(record)
+            self._check(record, data)
+        return cast(list[bytes], contents)
 
-    def _verified(self, record: FileRecord, data: bytes | Path | None) -> Any:
-        where = f"{self.uri}/{record.key}"
-        if data is None:
-            raise IntegrityError(f"{where} is missing although its manifest names it; nothing was read")
+    def _missing(self, record: FileRecord) -> IntegrityError:
+        return IntegrityError(
+            f"{self.objects.address(record.key)} is missing although its manifest names it; nothing was read"
+        )
+
+    def _check(self, record: FileRecord, data: bytes | Path) -> None:
+        where = self.objects.address(record.key)
         size = len(data) if isinstance(data, bytes) else data.stat().st_size
         if size != record.bytes:
-            raise IntegrityError(f"{where} has {size} bytes, its manifest says {record.bytes}; nothing was read")
+            raise IntegrityError(f"{where} has {size} bytes but {record.bytes} were committed; nothing was read")
         if sha256_of(data) != record.sha256:
-            raise IntegrityError(f"{where} is not what was committed: its sha256 differs; nothing was read")
-        return data
+            raise IntegrityError(f"{where} was altered: its sha256 is not that of what was committed; nothing was read")
+
+    def _check_once(self, record: FileRecord, path: Path) -> None:
+        """Check a local file unless this process did since the file last changed."""
+        stat = path.stat()
+        seen = (record.sha256, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if seen not in _checked:
+            self._check(record, path)
+            _checked.add(seen)
 
     def read_bytes(self, manifest: Manifest, name: str) -> bytes:
         """The content of one file of a step, verified; `IntegrityError` if it is not what was committed."""
@@ -231,17 +246,13 @@ class Store:
         """A local path with one file of a step, to be memory-mapped and never written.
 
         In a local store it is the store's own file; from S3 it is kept in this node's cache (`SHARELM_CACHE`, or
-        a folder of the user's under the temporary one). The size is verified always, the sha256 once a process.
+        a folder of the user's under the temporary one). It is verified once a process, and again when it changes.
         """
         record = manifest.file(name)
         try:
-            path = self.objects.fetch(record.key, record.sha256)
+            return self.objects.fetch(record.key, record.sha256, partial(self._check_once, record))
         except FileNotFoundError:
-            return Path(self._verified(record, None))
-        if (str(path), record.sha256) not in _checked or path.stat().st_size != record.bytes:
-            self._verified(record, path)
-            _checked.add((str(path), record.sha256))
-        return path
+            raise self._missing(record) from None
 
     def remove(self, manifest: Manifest) -> None:
         """Remove a step, its manifest first: no reader ever sees a part of it."""

@@ -1,0 +1,61 @@
+"""What was asked under a name: every revision of a study, so that it may grow but never change."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from sharelm.errors import InputError, IntegrityError
+from sharelm.store.store import Store
+from sharelm.study import Study
+from sharelm.study.growth import changes
+from sharelm.study.load import study_from_tree
+
+
+def record_study(store: Store, study: Study, origin: str) -> int:
+    """Record this study under its name, unless the newest revision is the same; the number of its revision.
+
+    `origin` is how a message calls the study. Raises `InputError` if it changes what was recorded.
+    """
+    tree = study.tree()
+    while True:
+        number, recorded = _newest(store, study.name)
+        if recorded is not None:
+            changed = changes(recorded.tree(), tree)
+            if changed:
+                more = f" (and {len(changed) - 1} more changes)" if len(changed) > 1 else ""
+                raise InputError(
+                    f"{origin}: study {study.name!r} was recorded in {store.uri} with {changed[0]}{more}; "
+                    "a study may grow but not change: give it another name"
+                )
+            if recorded.tree() == tree:
+                return number
+        record = {"recorded_at": datetime.now(UTC).isoformat(timespec="milliseconds"), "study": tree}
+        if store.objects.put_new(_key(study.name, number + 1), json.dumps(record, indent=1).encode()):
+            return number + 1
+
+
+def latest_study(store: Store, name: str) -> Study | None:
+    """The newest revision of the study of this name, or None if none was recorded."""
+    return _newest(store, name)[1]
+
+
+def _key(name: str, number: int) -> str:
+    return f"studies/study={name}/revision-{number:04}.json"
+
+
+def _newest(store: Store, name: str) -> tuple[int, Study | None]:
+    """The number and content of the newest revision; 0 and None if there is none."""
+    keys = store.objects.list(f"studies/study={name}")
+    if not keys:
+        return 0, None
+    number = len(keys)
+    key = _key(name, number)
+    where = store.objects.address(key)
+    try:
+        record: dict[str, Any] = json.loads(store.objects.get(key))
+        tree = record["study"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{where} is not the record of a study ({type(error).__name__})") from error
+    return number, study_from_tree(tree, where)
