@@ -1,0 +1,59 @@
+"""A corpus as training and evaluation read it: rows of training tokens, the held-out documents, the tokenizer."""
+
+from __future__ import annotations
+
+import io
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import Tokenizer
+
+from sharelm.data.shards import TokenRows
+from sharelm.data.tokenizer import END_OF_TEXT, tokenizer_from
+from sharelm.store import Manifest, Store
+
+TOKENIZER_FILE = "tokenizer.json"
+VALIDATION_FILE = "validation.parquet"
+VALIDATION_SCHEMA = pa.schema(
+    [
+        ("digest", pa.string()),
+        ("domain", pa.string()),
+        ("text", pa.string()),
+        ("bytes", pa.int64()),
+        ("tokens", pa.list_(pa.int32())),
+    ]
+)
+
+
+class Corpus:
+    """A committed data step. Files are fetched when first asked for, and checked by the store."""
+
+    def __init__(self, store: Store, manifest: Manifest):
+        self.store = store
+        self.manifest = manifest
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; encode with `add_special_tokens=False`."""
+        return tokenizer_from(self.store.read_bytes(self.manifest, TOKENIZER_FILE).decode())
+
+    @property
+    def end_of_text(self) -> int:
+        """The token that follows every training document."""
+        token: int = self.tokenizer.token_to_id(END_OF_TEXT)
+        return token
+
+    def training(self, context: int) -> TokenRows:
+        """Rows of `context + 1` training tokens, memory-mapped."""
+        shards = self.manifest.facts["shards"]
+        return TokenRows.open([self.store.fetch(self.manifest, name) for name in shards], context)
+
+    def validation(self) -> pa.Table:
+        """The held-out documents by digest: digest, domain, text, its UTF-8 bytes, its tokens without end of text."""
+        return pq.read_table(io.BytesIO(self.store.read_bytes(self.manifest, VALIDATION_FILE)))
+
+
+def open_corpus(store: Store, manifest: Manifest) -> Corpus:
+    """The corpus that `prepare` committed."""
+    return Corpus(store, manifest)
