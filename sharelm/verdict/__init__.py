@@ -1,0 +1,7 @@
+"""From comparisons and costs to a verdict: axes, KPIs, roll-out stages, and five lines for a manager."""
+
+from sharelm.verdict.decide import decide
+from sharelm.verdict.headline import headline
+from sharelm.verdict.stages import gate_met, supported_variants
+
+__all__ = ["decide", "gate_met", "headline", "supported_variants"]

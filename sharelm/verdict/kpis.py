@@ -1,0 +1,168 @@
+"""The three KPIs of a variant against the study's thresholds; what was not measured is not shown, never met."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from sharelm.verdict.finding import (
+    MET,
+    NOT_MET,
+    NOT_SHOWN,
+    Evidence,
+    Finding,
+    interval_text,
+    listed,
+    missing_text,
+    number_text,
+)
+
+
+def kpi_findings(evidence: Evidence, variant: str) -> list[Finding]:
+    """One finding for each KPI; its measure is the one that decides it, its reason names all."""
+    return [_accuracy(evidence, variant), _inference_cost(evidence, variant), _upkeep(evidence, variant)]
+
+
+def _diverged(evidence: Evidence, variant: str, kpi: str) -> Finding | None:
+    """Not met, where a trial of the variant diverged: a model that cannot be retrained is neither accurate nor kept."""
+    diverged = evidence.trials_of(variant, "diverged")
+    if not diverged:
+        return None
+    seeds = listed(str(row["seed"]) for row in diverged)
+    reason = f"Training diverged with seed {seeds}: {diverged[0]['error']}."
+    return Finding(variant, "kpi", kpi, NOT_MET, "diverged trials", len(diverged), 0.0, reason)
+
+
+def _accuracy(evidence: Evidence, variant: str) -> Finding:
+    diverged = _diverged(evidence, variant, "accuracy")
+    if diverged:
+        return diverged
+    loss, tasks = evidence.loss(variant, "depth"), evidence.tasks(variant)
+    measure, decides, missing = "difference of loss, nats per token", loss, missing_text(loss)
+    worse = [row for row in tasks if row["outcome"] == "worse"]
+    unshown = [row["task"] for row in tasks if row["outcome"] == "not_shown"]
+    if loss["outcome"] == "worse":
+        outcome, reason = NOT_MET, f"The loss is worse beyond the margin: {interval_text(loss)}."
+    elif worse:
+        outcome, decides, measure = NOT_MET, worse[0], f"difference of accuracy, task {worse[0]['task']}"
+        reason = f"Task {worse[0]['task']} is worse beyond the margin: {interval_text(worse[0], share=True)}."
+    elif loss["outcome"] == "not_shown":
+        outcome = NOT_SHOWN
+        reason = f"Not shown: {missing or interval_text(loss)}."
+    else:
+        outcome = MET
+        reason = f"The loss is {loss['outcome'].replace('_', ' ')}: {interval_text(loss)}."
+        if unshown:
+            reason += f" Not shown for task {', '.join(unshown)}."
+    if loss["seeds"] == 1:
+        reason += " Seeds were not varied."
+    return Finding(variant, "kpi", "accuracy", outcome, measure, decides["difference"], decides["margin"], reason)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """One figure with the most it may be; `where` says which workload; `value` is None where nothing was measured."""
+
+    name: str
+    value: float | None
+    most: float
+    where: str = ""
+    missing: str = ""
+
+    @property
+    def text(self) -> str:
+        if self.value is None:
+            return f"{self.name}{self.where} was not measured: {self.missing}"
+        return f"{self.name} {number_text(self.value)}{self.where} (at most {number_text(self.most)})"
+
+
+def _ratio(name: str, variant: Sequence[Any], twin: Sequence[Any], most: float, where: str = "") -> _Measure:
+    """The ratio of the means, or no value where a figure is absent or the twin's is zero."""
+    if not variant or not twin:
+        return _Measure(name, None, most, where, "no rows of both arms under the same conditions")
+    if None in [*variant, *twin]:
+        return _Measure(name, None, most, where, "a figure is null")
+    if fmean(twin) == 0:
+        return _Measure(name, None, most, where, "the twin's figure is 0")
+    return _Measure(name, fmean(variant) / fmean(twin), most, where)
+
+
+def _worst(measures: list[_Measure]) -> _Measure:
+    """The measure nearest to its limit or furthest beyond; one without a value only where none is beyond."""
+    measured = [measure for measure in measures if measure.value is not None]
+    beyond = [measure for measure in measured if measure.value is not None and measure.value > measure.most]
+    if not beyond and len(measured) < len(measures):
+        return next(measure for measure in measures if measure.value is None)
+    return max(beyond or measured, key=lambda m: (m.value or 0) / m.most if m.most else m.value or 0)
+
+
+def _finding(variant: str, kpi: str, measures: list[_Measure]) -> Finding:
+    """The KPI is met when every measure is within its limit; the worst one decides."""
+    worst = _worst(measures)
+    outcome = NOT_SHOWN if worst.value is None else MET if worst.value <= worst.most else NOT_MET
+    said = "; ".join(measure.text for measure in measures)
+    reason = f"{said[0].upper()}{said[1:]}."
+    return Finding(variant, "kpi", kpi, outcome, worst.name, worst.value, worst.most, reason)
+
+
+def _inference_cost(evidence: Evidence, variant: str) -> Finding:
+    limits = evidence.study.kpi.inference_cost
+    asked = {
+        "memory ratio": ("peak_bytes", limits.memory_ratio_max),
+        "cost per token ratio": ("cost_per_1m_tokens", limits.cost_per_token_ratio_max),
+    }
+    measures = []
+    for name, (column, most) in asked.items():
+        served = [
+            ratio
+            for workload in evidence.study.cost.workload
+            for ratio in _served_ratios(evidence, variant, workload.name, name, column, most)
+        ]
+        measures.append(_worst(served))
+    return _finding(variant, "inference_cost", measures)
+
+
+def _served_ratios(
+    evidence: Evidence, variant: str, workload: str, name: str, column: str, most: float
+) -> list[_Measure]:
+    """The ratio on every device and precision where both arms served the workload; one without a value if none."""
+
+    def figures(arm: str) -> dict[tuple[str, str], list[Any]]:
+        found: dict[tuple[str, str], list[Any]] = {}
+        for row in evidence.costs:
+            if row["arm"] == arm and row["workload"] == workload:
+                found.setdefault((row["device"], row["precision"]), []).append(row[column])
+        return found
+
+    ours, twins = figures(variant), figures(evidence.twin(variant))
+    where = f" for {workload}"
+    return [_ratio(name, ours[key], twins[key], most, where) for key in ours if key in twins] or [
+        _ratio(name, [], [], most, where)
+    ]
+
+
+def _upkeep(evidence: Evidence, variant: str) -> Finding:
+    diverged = _diverged(evidence, variant, "upkeep")
+    if diverged:
+        return diverged
+    limits = evidence.study.kpi.upkeep
+    ours, twins = (
+        {(row["seed"], row["device"], row["precision"], row["workers"]): row for row in evidence.trials_of(arm, "done")}
+        for arm in (variant, evidence.twin(variant))
+    )
+    shared = [key for key in ours if key in twins]
+    measures = [
+        _ratio(name, [ours[key][column] for key in shared], [twins[key][column] for key in shared], most)
+        for name, column, most in (
+            ("training cost ratio", "training_cost", limits.training_cost_ratio_max),
+            ("stored bytes ratio", "weights_bytes", limits.stored_bytes_ratio_max),
+        )
+    ]
+    spikes = [row["loss_spikes"] for row in evidence.trials_of(variant, "done")]
+    if spikes and None not in spikes:
+        measures.append(_Measure("loss spikes", max(spikes), limits.loss_spikes_max))
+    else:
+        measures.append(_Measure("loss spikes", None, limits.loss_spikes_max, missing="no finished trial reports them"))
+    return _finding(variant, "upkeep", measures)
