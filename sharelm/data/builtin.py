@@ -22,6 +22,7 @@ _LEAST_CHARACTERS = 200
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "_bundled"}
 _SKIPPED_MODULES = {"encodings"}  # tables of characters
 _TOPICS = Path("pydoc_data", "topics.py")
+_Holding = ast.stmt | ast.excepthandler | ast.match_case  # what a definition can stand in
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -54,7 +55,8 @@ def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, _Documented]]:
         if ast.get_docstring(node) is not None:
             yield inner, node
     for child in ast.iter_child_nodes(node):
-        yield from _documented(child, inner)
+        if isinstance(child, _Holding):
+            yield from _documented(child, inner)
 
 
 def _without(source: str, statements: list[ast.stmt]) -> str:

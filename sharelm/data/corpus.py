@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from sharelm.data.shards import TokenRows
-from sharelm.data.tokenizer import END_OF_TEXT, tokenizer_from
+from sharelm.data.tokenizer import end_of_text, tokenizer_from
 from sharelm.store import Manifest, Store
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -41,8 +41,7 @@ class Corpus:
     @property
     def end_of_text(self) -> int:
         """The token that follows every training document."""
-        token: int = self.tokenizer.token_to_id(END_OF_TEXT)
-        return token
+        return end_of_text(self.tokenizer)
 
     def training(self, context: int) -> TokenRows:
         """Rows of `context + 1` training tokens, memory-mapped."""

@@ -90,7 +90,7 @@ def _classify(name: str) -> tuple[str, str | None]:
     kind = rest[-1] if compression and rest else last
     if kind not in _FORMATS or (kind == "parquet" and compression):
         raise InputError(
-            f"{name} ends in none of .txt, .jsonl and .parquet (.txt and .jsonl may be followed by .gz, .xz, .zst or .bz2)"
+            f"{name} ends in none of .txt, .jsonl and .parquet; .gz, .xz, .zst or .bz2 may follow .txt and .jsonl"
         )
     return kind, compression
 
@@ -107,6 +107,10 @@ def _s3_matches(uri: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
         raise InputError(f"{uri} cannot be read: {_reason(error)}") from error
 
 
+def _globbed(pattern: str, base: Path) -> list[str]:
+    return glob.glob(pattern, root_dir=base, recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
+
+
 def matching(uri: str, base: Path) -> list[TextFile]:
     """The files that a path, glob or `s3://` address names; a relative path starts at `base`."""
     if uri.startswith("s3://"):
@@ -116,7 +120,7 @@ def matching(uri: str, base: Path) -> list[TextFile]:
         place = Path(uri).expanduser()
         if (base / place).is_dir():
             raise InputError(f"{uri} is a folder; name its files, for example {uri.rstrip('/')}/*.txt")
-        found = [str(place)] if (base / place).exists() else glob.glob(str(place), root_dir=base, recursive=True)
+        found = [str(place)] if (base / place).exists() else _globbed(str(place), base)
         paths = sorted(str(base / each) for each in found if (base / each).is_file())
     if not paths:
         where = "" if uri.startswith("s3://") or Path(uri).is_absolute() else f" in {base}"
@@ -202,9 +206,7 @@ def texts(source: Source, base: Path) -> Iterator[str]:
     """The text of every document of a source of files, file by file in the order of their names."""
     for file in matching(source.uri, base):
         if source.document_start is not None and file.format != "txt":
-            raise InputError(
-                f"{file.name}: document_start is for txt files; a {file.format} file has one document a row"
-            )
+            raise InputError(f"{file.name}: document_start is for txt files; here every row is a document")
         with file.open() as stream:
             empty = True
             for text in _READERS[file.format](file, stream, source):

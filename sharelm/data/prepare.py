@@ -17,10 +17,10 @@ from tokenizers import Tokenizer
 
 from sharelm.data.corpus import TOKENIZER_FILE, VALIDATION_FILE, VALIDATION_SCHEMA
 from sharelm.data.documents import Document, draw
-from sharelm.data.shards import write_shards
+from sharelm.data.shards import SHARD_TOKENS, write_shards
 from sharelm.data.sources import fingerprint, read_documents
 from sharelm.data.split import SplitDocuments, split_documents
-from sharelm.data.tokenizer import END_OF_TEXT, read_tokenizer, tokenizer_from, train_tokenizer
+from sharelm.data.tokenizer import end_of_text, read_tokenizer, tokenizer_from, train_tokenizer
 from sharelm.digest import code_digest, digest
 from sharelm.errors import InputError
 from sharelm.store import Manifest, Store
@@ -41,18 +41,15 @@ def data_spec(data: Data, context: int, base: Path) -> dict[str, Any]:
     """
     sources = [{**source.model_dump(exclude={"uri"}), "content": fingerprint(source, base)} for source in data.source]
     path = _tokenizer_path(data, base)
-    tokenizer = None if path is None else read_tokenizer(path, data.vocabulary).to_str()
+    if path is not None:
+        read_tokenizer(path, data.vocabulary)
     return {
         **data.model_dump(exclude={"source", "tokenizer"}),
         "sources": sorted(sources, key=lambda source: json.dumps(source, sort_keys=True)),
-        "tokenizer": tokenizer and _sha256(tokenizer),
+        "tokenizer": None if path is None else hashlib.sha256(path.read_bytes()).hexdigest(),
         "context": context,
         "code": code_digest("sharelm.data"),
     }
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _split(data: Data, base: Path) -> SplitDocuments:
@@ -119,7 +116,7 @@ def _validation_file(tokenizer: Tokenizer, encoded: Iterable[tuple[Document, lis
         if tokenizer.decode(tokens, skip_special_tokens=False) != document.text:
             raise InputError(
                 f"data.tokenizer does not give back the text of validation document {document.digest[:12]} "
-                f"({document.text[:40]!r}...); bits per byte need a tokenizer that loses nothing, such as byte-level BPE"
+                f"({document.text[:40]!r}...); bits per byte need one that loses nothing, such as byte-level BPE"
             )
         rows.append(
             {
@@ -149,12 +146,13 @@ def _built(data: Data, base: Path, folder: Path) -> tuple[Mapping[str, bytes | P
     validation = _validation_file(tokenizer, tally.counted("validation", _encoded(tokenizer, split.validation)))
     shards = write_shards(
         (tokens for _, tokens in tally.counted("training", _encoded(tokenizer, training))),
-        tokenizer.token_to_id(END_OF_TEXT),
+        end_of_text(tokenizer),
         data.vocabulary,
         folder,
+        SHARD_TOKENS,
     )
     domains = tally.facts()
-    saved = tokenizer.to_str()
+    saved = tokenizer.to_str().encode()
     facts = {
         "training_tokens": sum(each["training"]["tokens"] + each["training"]["documents"] for each in domains.values()),
         "validation_tokens": sum(each["validation"]["tokens"] for each in domains.values()),
@@ -164,10 +162,14 @@ def _built(data: Data, base: Path, folder: Path) -> tuple[Mapping[str, bytes | P
         "near_duplicates_dropped": split.near_duplicates_dropped,
         "near_duplicate_clusters": split.near_duplicate_clusters,
         "near_duplicate_documents": split.near_duplicate_documents,
-        "tokenizer_sha256": _sha256(saved),
+        "tokenizer_sha256": hashlib.sha256(saved).hexdigest(),
         "shards": [path.name for path in shards],
     }
-    files = {TOKENIZER_FILE: saved.encode(), VALIDATION_FILE: validation, **{path.name: path for path in shards}}
+    files: dict[str, bytes | Path] = {
+        TOKENIZER_FILE: saved,
+        VALIDATION_FILE: validation,
+        **{path.name: path for path in shards},
+    }
     return files, facts
 
 
@@ -192,4 +194,4 @@ def prepare(data: Data, context: int, base: Path, store: Store, study: str) -> M
                 f"the training text is {facts['training_tokens']} tokens, shorter than one context "
                 f"(model.context = {context}) and the token after it"
             )
-        return store.commit("data", study, step, files, rows=None, facts=facts)
+        return store.commit("data", study, step, files, facts=facts)

@@ -28,7 +28,7 @@ def write_shards(
     end_of_text: int,
     vocabulary: int,
     folder: Path,
-    shard_tokens: int = SHARD_TOKENS,
+    shard_tokens: int,
 ) -> list[Path]:
     """The documents' tokens, each followed by end of text, in files of `shard_tokens` tokens (the last may have fewer).
 
@@ -85,7 +85,8 @@ class TokenRows(Sequence[NDArray[np.int64]]):
         return found
 
     def __getitem__(self, index: int) -> NDArray[np.int64]:  # type: ignore[override]  # no slices
-        return self.batch(np.array([range(len(self))[index]]))[0]
+        row: NDArray[np.int64] = self.batch(np.array([range(len(self))[index]]))[0]
+        return row
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         return (self[index] for index in range(len(self)))

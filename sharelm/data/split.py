@@ -9,9 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import DisjointSet
 
 from sharelm.data.documents import Document, draw
 
@@ -73,6 +71,9 @@ def near_duplicates(texts: Sequence[str], similarity: float) -> list[list[int]]:
 
     MinHash proposes pairs and the shingles themselves decide, so that no pair below the similarity is joined.
     """
+    from datasketch import MinHash, MinHashLSH  # a second to import, and only who builds a corpus needs it
+    from scipy.cluster.hierarchy import DisjointSet
+
     words = _WordHashes()
     empty = MinHash(num_perm=_PERMUTATIONS, hashfunc=int)
     index = MinHashLSH(num_perm=_PERMUTATIONS, params=_bands(similarity))

@@ -1,4 +1,4 @@
-"""Byte-level BPE: trained on the training split, or given as a file; either way it gives back every text it is given."""
+"""Byte-level BPE: trained on the training split, or given as a file."""
 
 from __future__ import annotations
 
@@ -44,9 +44,14 @@ def read_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
     size = tokenizer.get_vocab_size()
     if size != vocabulary:
         raise InputError(f"data.tokenizer: {path} has {size} entries but data.vocabulary = {vocabulary}")
-    if tokenizer.token_to_id(END_OF_TEXT) is None:
+    if END_OF_TEXT not in tokenizer.get_vocab():
         raise InputError(f"data.tokenizer: {path} has no token {END_OF_TEXT!r} to end a document with")
     return tokenizer
+
+
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """The token that ends a document."""
+    return int(tokenizer.get_vocab()[END_OF_TEXT])
 
 
 def tokenizer_from(text: str) -> Tokenizer:
