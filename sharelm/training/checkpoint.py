@@ -62,7 +62,7 @@ def _all_records(mine: list[Any]) -> list[Any]:
 def save(engine: Any, store: Store, study: str, trial: str, progress: Progress) -> None:
     """Commit a checkpoint of this trial; every rank calls it. Older ones are removed after the commit."""
     rank, step = dist.get_rank(), f"{trial}-{progress.step:08d}"
-    name = [store.attempt(TABLE, study, step).attempt if rank == 0 else ""]
+    name = [store.attempt(TABLE, study, step).id if rank == 0 else ""]
     dist.broadcast_object_list(name, src=0)
     attempt = store.attempt(TABLE, study, step, name[0])
     with tempfile.TemporaryDirectory(prefix="sharelm-checkpoint-") as folder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -86,7 +86,14 @@ def set_learning_rate(engine: Any, rate: float) -> None:
         group["lr"] = rate
 
 
-def gradient_norm(engine: Any) -> float:
-    """Global gradient norm of the last step, before clipping."""
-    norm = engine.get_global_grad_norm()
-    return float(cast(float, norm)) if norm is not None else float("nan")
+def take_step(engine: Any, stage: int) -> float:
+    """Step the optimizer; the global gradient norm before clipping. Called where gradients are complete.
+
+    ZeRO keeps the norm it clipped by. Stage 0 does not tell it, but its gradients are whole in every worker.
+    """
+    if stage == 0:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
+        engine.step()
+        return float(norm)
+    engine.step()
+    return float(engine.get_global_grad_norm())

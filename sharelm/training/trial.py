@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
 import torch.distributed as dist
 
-from sharelm.data import Corpus, TokenRows
 from sharelm.errors import DivergedError
 from sharelm.model import Decoder, save_weights
 from sharelm.steps import Machine, trial_step
@@ -23,13 +22,16 @@ from sharelm.store import Store
 from sharelm.store.schemas import TABLES
 from sharelm.study import Study, Trial
 from sharelm.training import checkpoint
-from sharelm.training.engine import build_engine, deepspeed_config, gradient_norm, set_learning_rate
+from sharelm.training.engine import build_engine, deepspeed_config, set_learning_rate, take_step
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
 from sharelm.training.stability import stability
 
 MODELS = "models"
 WEIGHTS = "weights.safetensors"
+if TYPE_CHECKING:
+    from sharelm.data import Corpus, TokenRows
+
 OnStep = Callable[[str, int, float, float, float], None]
 
 
@@ -130,10 +132,13 @@ class _Run:
             batch = torch.from_numpy(self.rows.batch(part)).to(self.device, non_blocking=True)
             loss = self.engine(batch[:, :-1], targets=batch[:, 1:])
             self.engine.backward(loss)
-            self.engine.step()
+            if self.engine.is_gradient_accumulation_boundary():
+                norm = take_step(self.engine, self.training.zero_stage)
+            else:
+                self.engine.step()
             total += loss.detach().float() / passes
         dist.all_reduce(total)
-        return float(total) / world, gradient_norm(self.engine)
+        return float(total) / world, norm
 
     def commit(self, error: str | None) -> None:
         """Put weights, steps and the trial's row; the row comes last and makes the trial done."""

@@ -1,0 +1,180 @@
+"""Training against plain torch, on one, two and four ranks, at every ZeRO stage offered, and through a kill."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sharelm.model import Decoder
+from sharelm.steps import Machine, trial_step
+from sharelm.store import open_store
+from sharelm.study import trials
+from sharelm.training.engine import build_optimizer
+from sharelm.training.order import step_rows, worker_rows
+from sharelm.training.rate import learning_rate
+from sharelm.training.stability import stability
+from sharelm.training.trial import train_trial
+from tests.sharelm.distributed import on_ranks
+from tests.sharelm.small import RandomCorpus, RandomRows, small_study
+
+CPU = Machine("cpu", "fp32", "test")
+SHARED = 1  # the cycle; 0 is the independent reference
+
+
+def _quiet(*_: object) -> None:
+    pass
+
+
+def _train(store: str, training: dict[str, object], die_at: int | None = None) -> None:
+    study = small_study(**training)
+
+    def on_step(trial: str, step: int, *_: float) -> None:
+        if step == die_at:
+            os._exit(9)
+
+    train_trial(study, trials(study)[SHARED], RandomCorpus(), "data", CPU, open_store(store), on_step)
+
+
+def _losses(store: Path | str) -> list[float]:
+    return open_store(str(store)).read("steps", "small")["loss_nats"].to_pylist()
+
+
+@pytest.fixture(scope="module")
+def plain_losses() -> list[float]:
+    """The same trial in plain torch: no DeepSpeed, no Ray, one process."""
+    study = small_study()
+    trial, rows = trials(study)[SHARED], RandomRows()
+    model = Decoder(trial.arm.shape, trial.arm.sharing)
+    model.initialise(trial.seed)
+    optimizer = build_optimizer(model, study.training, torch.device("cpu"))
+    losses = []
+    for step in range(study.training.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(study.training, step)
+        batch = torch.from_numpy(rows.batch(step_rows(len(rows), 8, trial.seed, step)))
+        logits = model(batch[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), study.training.gradient_clip)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def _train_several(folder: str, settings: dict[str, dict[str, object]]) -> None:
+    for name, training in settings.items():
+        _train(f"{folder}/{name}", training)
+
+
+CHECKPOINTING: dict[str, object] = {"activation_checkpointing": "non_reentrant"}
+SETTINGS: dict[int, dict[str, dict[str, object]]] = {
+    1: {"stage0": {"zero_stage": 0}, "stage1": {"zero_stage": 1, "sequences_per_pass": 2}},
+    2: {
+        "stage0": {"zero_stage": 0, "workers": 2},
+        "stage1": {"zero_stage": 1, "workers": 2},
+        "stage2": {"zero_stage": 2, "workers": 2},
+        "stage1-recomputed": {"zero_stage": 1, "workers": 2, **CHECKPOINTING},
+        "stage2-recomputed-in-parts": {"zero_stage": 2, "workers": 2, "sequences_per_pass": 2, **CHECKPOINTING},
+    },
+    4: {"stage1": {"zero_stage": 1, "workers": 4}, "stage2": {"zero_stage": 2, "sequences_per_pass": 1, "workers": 4}},
+}
+
+
+@pytest.mark.parametrize("world", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+def test_any_number_of_workers_equals_plain_torch(tmp_path: Path, plain_losses: list[float], world: int) -> None:
+    on_ranks(world, _train_several, str(tmp_path), SETTINGS[world])
+    for name in SETTINGS[world]:
+        np.testing.assert_allclose(_losses(tmp_path / name), plain_losses, atol=1e-5, err_msg=name)
+
+
+def test_killed_trials_resume_to_the_same_bits(tmp_path: Path) -> None:
+    settings = {name: SETTINGS[2][name] for name in ("stage0", "stage1", "stage2")}
+    on_ranks(2, _train_several, str(tmp_path / "whole"), settings)
+    for name, training in settings.items():
+        with pytest.raises(Exception, match="exit code 9"):
+            on_ranks(2, _train, str(tmp_path / "killed" / name), training, 5)
+        killed = open_store(str(tmp_path / "killed" / name))
+        assert killed.read("steps", "small").num_rows == 0
+        assert [m.step[-1] for m in killed.manifests("checkpoints", "small")] == ["4"]
+    on_ranks(2, _train_several, str(tmp_path / "killed"), settings)
+    for name in settings:
+        resumed = open_store(str(tmp_path / "killed" / name))
+        assert _losses(tmp_path / "killed" / name) == _losses(tmp_path / "whole" / name)
+        row = resumed.read("trials", "small").to_pylist()[0]
+        assert (row["resumes"], row["status"]) == (1, "done")
+        assert resumed.manifests("checkpoints", "small") == []
+
+
+def test_diverged_trial_is_said_and_keeps_its_checkpoint(tmp_path: Path) -> None:
+    on_ranks(1, _train, str(tmp_path), {"learning_rate": 1e30, "gradient_clip": 0.0, "checkpoint_steps": 1})
+    store = open_store(str(tmp_path))
+    row = store.read("trials", "small").to_pylist()[0]
+    assert row["status"] == "diverged"
+    assert "cycle.s0 diverged at step" in row["error"]
+    assert "learning_rate" in row["error"]
+    assert row["nonfinite_steps"] == 1
+    assert store.manifests("models", "small") == []
+    assert len(store.manifests("checkpoints", "small")) == 1
+
+
+def test_what_names_a_trial() -> None:
+    def name(**training: object) -> str:
+        study = small_study(**training)
+        return trial_step(study, trials(study)[SHARED], "data", CPU)
+
+    assert name() == name(workers=2, checkpoint_steps=5, sequences_per_pass=4)
+    assert name() != name(learning_rate=2e-2)
+    assert name() != name(zero_stage=2)
+    study = small_study()
+    steps = {trial_step(study, trial, data, CPU) for trial in trials(study) for data in ("data", "other")}
+    assert len(steps) == 2 * len(trials(study))
+
+
+@given(st.integers(1, 60), st.integers(1, 4), st.sampled_from([1, 2, 4]), st.integers(0, 5), st.integers(0, 30))
+def test_order_covers_every_row_once_an_epoch(rows: int, share: int, world: int, seed: int, step: int) -> None:
+    sequences = share * world
+    seen = np.concatenate([step_rows(rows, sequences, seed, i) for i in range(step + rows)])
+    for epoch in range(len(seen) // rows):
+        assert sorted(seen[epoch * rows : (epoch + 1) * rows]) == list(range(rows))
+    whole = step_rows(rows, sequences, seed, step)
+    np.testing.assert_array_equal(np.concatenate([worker_rows(whole, rank, world) for rank in range(world)]), whole)
+
+
+@given(st.integers(8, 200), st.integers(0, 4), st.sampled_from(["cosine", "warmup_stable_decay"]), st.floats(0, 1))
+def test_rate_warms_up_holds_and_ends_at_the_floor(steps: int, warmup: int, schedule: str, floor: float) -> None:
+    training = small_study(
+        tokens=128 * steps, warmup_steps=warmup, schedule=schedule, final_learning_rate_fraction=floor
+    ).training
+    rates = [learning_rate(training, step) for step in range(steps)]
+    assert rates[:warmup] == sorted(rates[:warmup])
+    assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+    assert max(rates) == pytest.approx(training.learning_rate)
+    assert rates[-1] == pytest.approx(floor * training.learning_rate)
+
+
+def test_stability_of_a_planted_run() -> None:
+    losses = [5.0 - 0.01 * i for i in range(100)]
+    losses[50] = 11.0
+    found = stability(losses, [1.0] * 99 + [3.0], spike_factor=2.0)
+    assert found.loss_spikes == 1
+    assert found.nonfinite_steps == 0
+    assert (found.gradient_norm_p50, found.gradient_norm_max) == (1.0, 3.0)
+    assert found.final_loss_nats == pytest.approx(np.mean(losses[-5:]))
+    assert stability([1.0, float("nan")], [1.0, 2.0], 2.0).nonfinite_steps == 1
+
+
+def test_no_operator_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no compiler on the path and an empty extension folder, training runs and nothing is built."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    on_ranks(1, _train, str(tmp_path / "store"), {})
+    assert len(_losses(tmp_path / "store")) == 6
+    assert not (tmp_path / "extensions").exists()
