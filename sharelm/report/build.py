@@ -1,0 +1,227 @@
+"""Putting the report together: summary, charts and caveats into HTML, Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+from markupsafe import Markup
+
+from sharelm.report import numbers
+from sharelm.report.caveats import AXIS_TOLERANCE, axis_words, caveats
+from sharelm.report.gallery import ALL, LOSS, METRICS, draw
+from sharelm.report.settings import compare_settings, to_toml
+from sharelm.report.summary import ArmFigures, Row, Summary, summarise
+from sharelm.study import Study
+from sharelm.study.tree import STAGES
+
+SCHEMA_VERSION = 1
+HERE = Path(__file__).parent
+_KPIS = ("accuracy", "inference_cost", "upkeep")
+_OUTCOMES = {  # outcome: symbol, words, class; never by colour alone
+    "met": ("✓", "met", "good"),
+    "not_met": ("✗", "not met", "bad"),
+    "not_shown": ("?", "not shown", "open"),
+    "better": ("✓", "better", "good"),
+    "not_worse": ("✓", "not worse", "good"),
+    "worse": ("✗", "worse", "bad"),
+    "supported": ("✓", "supported", "good"),
+    "not_supported": ("✗", "not supported", "bad"),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The same findings three times: a page to read, Markdown to paste, JSON to compute with."""
+
+    html: str
+    markdown: str
+    json: str
+
+
+def outcome(name: str | None) -> tuple[str, str, str]:
+    """Symbol, words and style class of an outcome."""
+    return _OUTCOMES.get(name or "", ("·", name or "no margin set", "open"))
+
+
+def words(name: str) -> str:
+    """A field's name as words."""
+    return name.replace("_", " ")
+
+
+def title(name: str) -> str:
+    """A field's name as a heading."""
+    return words(name)[:1].upper() + words(name)[1:]
+
+
+def in_markdown(text: object) -> str:
+    """Text from data as one line of Markdown that means itself, also inside a table."""
+    line = re.sub(r"[\x00-\x20\x7f]+", " ", str(text)).strip()
+    line = re.sub(r"([\\`*\[\]<>|~$])", r"\\\1", line.replace("&", "&amp;"))
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", line)
+
+
+def fact(name: str, value: Any) -> str:
+    """A fact of the run for a reader; its name says its unit."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        if name.endswith("seconds"):
+            return numbers.duration(value)
+        if name.endswith("bytes"):
+            return numbers.si(value, "B")
+        if name.endswith("share"):
+            return numbers.percent(value)
+        return numbers.count(value) if isinstance(value, int) else numbers.significant(value)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(fact(name, item) for item in value) or numbers.NOTHING
+    return numbers.NOTHING if value is None else str(value)
+
+
+def fact_rows(facts: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """Nested facts as rows of a label and a value."""
+    rows = []
+    for name, value in facts.items():
+        label = f"{above}: {words(name)}" if above else title(name)
+        if isinstance(value, Mapping):
+            rows += fact_rows(value, label)
+        else:
+            rows.append((label, fact(name, value)))
+    return rows
+
+
+def _worst(outcomes: list[str]) -> str:
+    if not outcomes or "not_shown" in outcomes:
+        return "not_met" if "not_met" in outcomes else "not_shown"
+    return "not_met" if "not_met" in outcomes else "met"
+
+
+def _variant(name: str, verdicts: list[Row]) -> dict[str, Any]:
+    mine = [row for row in verdicts if row["variant"] == name]
+    kpis = []
+    for kpi in _KPIS:
+        rows = [row for row in mine if row["kind"] == "kpi" and row["name"] == kpi]
+        kpis.append({"name": kpi, "outcome": _worst([row["outcome"] for row in rows]), "rows": rows})
+    by_stage = {row["name"]: row for row in mine if row["kind"] == "stage"}
+    stages = [by_stage[stage] for stage in STAGES if stage in by_stage]
+    reached, lacking = None, None
+    for stage in stages:
+        if stage["outcome"] != "supported":
+            lacking = stage
+            break
+        reached = stage["name"]
+    axes = [row for row in mine if row["kind"] == "axis"]
+    return {"name": name, "axes": axes, "kpis": kpis, "stages": stages, "reached": reached, "lacking": lacking}
+
+
+def _finite(value: Any) -> Any:
+    """Plain JSON values: numbers that are not finite become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _arm_json(figures: ArmFigures) -> dict[str, Any]:
+    arm, size = figures.arm, figures.arm.footprint
+    return {
+        "arm": arm.name,
+        "role": arm.role,
+        "attention_schedule": list(arm.sharing.attention),
+        "feed_forward_schedule": list(arm.sharing.feed_forward),
+        "stored_parameters": size.stored_parameters,
+        "materialised_parameters": size.materialised_parameters,
+        "training_flops_per_token": size.training_flops_per_token,
+        "weights_bytes": figures.stored_bytes,
+        "loss_nats_per_token": figures.loss,
+        "loss_nats_per_token_by_seed": figures.losses,
+        "accuracy_by_task": figures.accuracies,
+        "training_cost": figures.training_cost,
+        "costs": figures.costs,
+        "trials": [{k: v for k, v in row.items() if k not in ("resolved_json", "step", "study")} for row in figures.trials],
+    }
+
+
+def _as_json(study: Study, summary: Summary, headline: list[str], context: dict[str, Any], facts: Any) -> str:
+    tree = {
+        "schema_version": SCHEMA_VERSION,
+        "study": study.tree(),
+        "headline": headline,
+        "verdicts": summary.verdicts,
+        "comparisons": summary.comparisons,
+        "arms": [_arm_json(figures) for figures in summary.arms],
+        "not_shown": [sentence for _, sentences in context["caveats"] for sentence in sentences],
+        "facts": facts,
+    }
+    return json.dumps(_finite(tree), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "significant": numbers.significant,
+        "decimals": numbers.decimals,
+        "signed": numbers.signed,
+        "si": numbers.si,
+        "percent": numbers.percent,
+        "count": numbers.count,
+        "duration": numbers.duration,
+        "money": numbers.money,
+        "outcome": outcome,
+        "words": words,
+        "heading": title,
+        "axis": axis_words,
+        "md": in_markdown,
+    }
+    return environment
+
+
+def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], facts: Mapping[str, Any]) -> Report:
+    """The report of a study from its six tables (`sharelm.store.schemas`).
+
+    `headline` are the verdict's lines. `facts` is a tree of what the tables do not hold; every entry is optional
+    and shown by its name, whose ending gives the unit (`_seconds`, `_bytes`, `_share`). Three names mean more:
+    `data` (shown with the data), `missing` (a list of `{"trial", "reason"}`) and `chance` (the accuracy that
+    guessing reaches, by task).
+    """
+    summary = summarise(study, tables)
+    main = [row for row in summary.comparisons if row["metric"] == LOSS and row["domain"] == ALL]
+    context = {
+        "study": study,
+        "headline": headline,
+        "summary": summary,
+        "variants": [_variant(variant.name, summary.verdicts) for variant in study.variant],
+        "gallery": draw(summary),
+        "main": main,
+        "others": [row for row in summary.comparisons if row not in main],
+        "metrics": METRICS,
+        "settings": compare_settings(row for figures in summary.arms for row in figures.trials),
+        "caveats": caveats(study, summary, facts),
+        "tolerance": AXIS_TOLERANCE,
+        "data_facts": fact_rows(facts.get("data") or {}),
+        "run_facts": fact_rows({k: v for k, v in facts.items() if k not in ("data", "missing", "chance")}),
+        "toml": to_toml(study.tree()).strip(),
+        "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
+    }
+    environment = _environment()
+    return Report(
+        html=environment.get_template("page.html.j2").render(context),
+        markdown=environment.get_template("page.md.j2").render(context),
+        json=_as_json(study, summary, headline, context, facts),
+    )

@@ -1,0 +1,168 @@
+"""What is not shown: sentences derived from the study, the tables and the facts of the run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sharelm.report.numbers import count, percent, si, signed, significant
+from sharelm.report.summary import Summary
+from sharelm.study import Study
+
+TOKENS_PER_PARAMETER = 20  # about compute-optimal: Hoffmann et al., arXiv 2203.15556
+LOOPS_OVERTAKE_BY = 200_000_000  # tokens; BabyLM recursion study: 75 to 200 million
+AXIS_TOLERANCE = 0.01
+_ACCELERATOR = re.compile(r"nvidia|tesla|quadro|geforce|titan|instinct|radeon|\bgpu\b|cuda", re.IGNORECASE)
+
+
+def is_accelerator(device: str) -> bool:
+    """Whether a device name is a GPU's."""
+    return bool(_ACCELERATOR.search(device))
+
+
+def _runs(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]:
+    found = []
+    seeds = len(study.study.seeds)
+    if seeds == 1:
+        found.append(
+            f"Seeds were not varied: every arm was trained once, with seed {study.study.seeds[0]}. The intervals "
+            "cover the choice of documents only, not the luck of initial weights and token order."
+        )
+    elif seeds < 5:
+        found.append(
+            f"Only {seeds} seeds: how far the luck of initial weights and token order moves a result is "
+            "estimated from few runs."
+        )
+    for row in (row for figures in summary.arms for row in figures.trials if row["status"] != "done"):
+        found.append(f"Trial {row['trial']} {row['status']}: {row['error'] or 'no reason recorded'}.")
+    reasons = {item["trial"]: item.get("reason") for item in facts.get("missing") or []}
+    for trial in dict.fromkeys([*summary.missing, *reasons]):
+        found.append(f"Trial {trial} is missing: {reasons.get(trial) or 'it was not run to its end'}.")
+    for figures in summary.arms:
+        if figures.trials and not figures.losses:
+            found.append(f"Arm {figures.arm.name} has no held-out loss.")
+    return found
+
+
+def _comparisons(study: Study, summary: Summary) -> list[str]:
+    found = []
+    compared = {(row["variant"], row["axis"]) for row in summary.comparisons}
+    for pair in summary.pairs:
+        axis = axis_words(pair["axis"])
+        if (pair["variant"], pair["axis"]) not in compared:
+            found.append(f"{pair['variant']} was not compared with its twin of {axis}: their scores are missing.")
+        if abs(pair["relative_error"]) > AXIS_TOLERANCE:
+            found.append(
+                f"{pair['variant']} and its twin {pair['twin']} are not equal in {axis.removeprefix('the ')}: off by "
+                f"{percent(pair['relative_error'])}, more than {percent(AXIS_TOLERANCE)}."
+            )
+    undecided = [row for row in summary.comparisons if row["outcome"] == "not_shown"]
+    for row in undecided:
+        domain = "" if row["domain"] == "all" else f", domain {row['domain']}"
+        if row["interval_low"] is None or row["interval_high"] is None:
+            why = f"{row['seeds']} seeds and {row['documents']} documents in common give no interval"
+        else:
+            why = (
+                f"the interval {signed(row['interval_low'])} to {signed(row['interval_high'])} does not settle it "
+                f"against the margin {significant(row['margin'])}"
+            )
+        found.append(
+            f"{row['variant']} against its twin of {axis_words(row['axis'])} on {row['task']}{domain}: not shown; {why}."
+        )
+    return found
+
+
+def _tasks(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]:
+    found = []
+    chance_of = {task.name: 0.0 for task in study.evaluation.task if task.kind == "cloze"} | dict(
+        facts.get("chance") or {}
+    )
+    for task in study.evaluation.task:
+        values = [figures.accuracies[task.name] for figures in summary.arms if task.name in figures.accuracies]
+        if task.kind == "bits_per_byte":
+            continue
+        if not values:
+            found.append(f"Task {task.name} has no scores.")
+        elif task.name not in chance_of:
+            found.append(
+                f"Task {task.name}: the number of choices is not recorded here, so whether its accuracy "
+                f"(best arm {percent(max(values), 3)}) beats guessing is not shown."
+            )
+        elif max(values) < max(0.01, chance_of[task.name] + 0.02):
+            found.append(
+                f"Task {task.name} is at chance: the best arm reaches {percent(max(values), 3)}, guessing "
+                f"{percent(chance_of[task.name], 3)}. Equal scores there say nothing."
+            )
+    if all(task.kind != "multiple_choice" for task in study.evaluation.task):
+        found.append(
+            "Every score is on held-out documents of the training corpora; other kinds of text, dialogue, "
+            "reasoning and instructions were not tested."
+        )
+    return found
+
+
+def _cost(study: Study, summary: Summary) -> list[str]:
+    found = []
+    for figures in summary.arms:
+        have = {row["workload"] for row in figures.costs}
+        lacking = [w.name for w in study.cost.workload if w.name not in have]
+        if lacking:
+            found.append(f"Cost of {figures.arm.name} was not measured for {', '.join(lacking)}.")
+    devices = sorted({row["device"] for figures in summary.arms for row in figures.costs})
+    if len(devices) > 1:
+        found.append(f"Costs were measured on different devices ({', '.join(devices)}) and are not comparable between them.")
+    processors = [device for device in devices if not is_accelerator(device)]
+    if processors:
+        found.append(
+            f"Cost was measured on a processor without accelerator ({', '.join(processors)}): on a GPU, where decoding "
+            "is bound by reading weights, the ratios can be others."
+        )
+    if devices:
+        found.append("Latency is that of this implementation, not of a tuned serving engine.")
+    if study.cost.price_per_hour == 0:
+        found.append("The price per hour is 0, so money says nothing.")
+    return found
+
+
+def _scale(study: Study, summary: Summary) -> list[str]:
+    reference = summary.arms[0].arm.footprint
+    stored, tokens = reference.stored_parameters, study.training.tokens
+    body = max(1, stored - reference.embedding_parameters)
+    found = []
+    if stored < 1e9:
+        found.append(
+            f"The reference has {si(stored)} parameters, {count(math.ceil(1e9 / stored))} times fewer than a billion: "
+            "whether the answer holds at billions is not shown."
+        )
+    if tokens < TOKENS_PER_PARAMETER * body:
+        found.append(
+            f"Training was short: {si(tokens)} tokens, {significant(tokens / body, 2)} for each of the reference's "
+            f"{si(body)} parameters outside the embedding; about {TOKENS_PER_PARAMETER} is the usual recommendation "
+            "(Hoffmann et al., arXiv 2203.15556)."
+        )
+    if tokens < LOOPS_OVERTAKE_BY:
+        found.append(
+            f"In the BabyLM recursion study a looped model overtook its independent twin only after 75 to 200 M "
+            f"tokens; at {si(tokens)} a short run may give the wrong sign."
+        )
+    found.append("All arms share one learning rate and schedule; none was tuned on its own.")
+    return found
+
+
+def axis_words(axis: str) -> str:
+    """How a reader calls an axis."""
+    return {"depth": "the same depth", "parameters": "the same stored parameters"}.get(axis, f"the same {axis}")
+
+
+def caveats(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Groups of sentences on what this study does not show; groups without a sentence are left out."""
+    groups = [
+        ("Runs", _runs(study, summary, facts)),
+        ("Comparisons", _comparisons(study, summary)),
+        ("Scale and training", _scale(study, summary)),
+        ("Tasks", _tasks(study, summary, facts)),
+        ("Cost", _cost(study, summary)),
+    ]
+    return [(name, sentences) for name, sentences in groups if sentences]

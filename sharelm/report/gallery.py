@@ -1,0 +1,162 @@
+"""Which charts the page has: from the summary's figures to drawn charts, one comparison never in another's chart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sharelm.report.caveats import axis_words
+from sharelm.report.charts import (
+    GREY,
+    PARAMETERS_TWIN,
+    TWIN,
+    VARIANT,
+    Bar,
+    Curve,
+    Interval,
+    Point,
+    bars,
+    curves,
+    forest,
+    pareto_front,
+    storage,
+)
+from sharelm.report.drawing import Chart
+from sharelm.report.numbers import money, si
+from sharelm.report.summary import Row, Summary
+
+LOSS = "loss_nats_per_token"
+ALL = "all"
+METRICS = {  # metric: how a reader calls it, unit on the axis, whether higher is better
+    LOSS: ("held-out loss", "nats", False),
+    "bits_per_byte": ("bits per byte", "bits", False),
+    "accuracy": ("accuracy", "share", True),
+}
+_TWIN_LINES = {"depth": (TWIN, "--"), "parameters": (PARAMETERS_TWIN, ":")}
+_MEMORY = (("weights", VARIANT, ""), ("KV cache", TWIN, "///"), ("rest", "#b5b5b5", ""))
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The drawn charts, by section of the page."""
+
+    losses: dict[str, Chart]  # by axis
+    tasks: dict[str, list[Chart]]  # by axis
+    storage: Chart | None
+    curves: list[Chart]
+    memory: list[Chart]
+    money: list[Chart]
+
+
+def _forest(key: str, title: str, rows: list[Row]) -> Chart:
+    name, unit, higher = METRICS.get(rows[0]["metric"], (rows[0]["metric"], "", False))
+    margins = {row["margin"] for row in rows}
+    margin = margins.pop() if len(margins) == 1 else None
+    caption = f"Variant less twin, {name}, with its interval."
+    if margin is not None:
+        caption += " Shaded: no worse than the margin fixed beforehand."
+    intervals = [
+        Interval(row["variant"], row["difference"], row["interval_low"], row["interval_high"], row["outcome"])
+        for row in rows
+    ]
+    return forest(key, title, caption, intervals, unit, margin, higher)
+
+
+def _task_charts(axis: str, rows: list[Row]) -> list[Chart]:
+    """One chart a task and domain; loss by domain is left to bits per byte, which compares across tokenizers."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row["metric"] != LOSS:
+            groups.setdefault((row["task"], row["domain"], row["metric"]), []).append(row)
+    charts = []
+    for number, ((task, domain, metric), group) in enumerate(groups.items()):
+        where = task if domain == ALL else f"{task}, {domain}"
+        title = f"{where}: {METRICS.get(metric, (metric,))[0]} at {axis_words(axis)}"
+        charts.append(_forest(f"task-{axis}-{number}", title, group))
+    return charts
+
+
+def _curves(summary: Summary) -> list[Chart]:
+    charts = []
+    for number, variant in enumerate(f.arm.name for f in summary.arms if f.arm.role == "variant"):
+        wanted = [(variant, VARIANT, "-")]
+        for pair in (p for p in summary.pairs if p["variant"] == variant):
+            if pair["twin"] not in [name for name, _, _ in wanted]:
+                wanted.append((pair["twin"], *_TWIN_LINES.get(pair["axis"], (GREY, "-."))))
+        lines = []
+        for name, colour, style in wanted:
+            if name in summary.curves:
+                curve = summary.curves[name]
+                lines.append(Curve(name, colour, style, curve.tokens, curve.mean, curve.low, curve.high))
+        if lines:
+            caption = "Training loss, averaged in bins of tokens; the band spans the lowest and the highest seed."
+            charts.append(curves(f"curve-{number}", f"{variant} and its twins", caption, lines))
+    return charts
+
+
+def _cost_charts(summary: Summary) -> tuple[list[Chart], list[Chart]]:
+    groups: dict[tuple[str, str, str], list[tuple[str, Row]]] = {}
+    for figures in summary.arms:
+        for row in figures.costs:
+            groups.setdefault((row["workload"], row["device"], row["precision"]), []).append((figures.arm.name, row))
+    memory, price = [], []
+    for number, ((workload, device, precision), rows) in enumerate(groups.items()):
+        where = f"{device}, {precision}"
+        split = [
+            Bar(name, [max(0.0, row[part] or 0.0) for part in ("weights_bytes", "kv_bytes", "rest_bytes")])
+            for name, row in rows
+        ]
+        memory.append(
+            bars(
+                f"memory-{number}",
+                f"Memory while serving {workload}",
+                f"Peak bytes on {where}; the cache is not shared: every depth keeps its own.",
+                split,
+                _MEMORY,
+                lambda value: si(value, "B"),
+                "device memory",
+            )
+        )
+        priced = [(name, row) for name, row in rows if row["cost_per_1m_tokens"] is not None]
+        if priced:
+            currency = priced[0][1]["currency"]
+            price.append(
+                bars(
+                    f"money-{number}",
+                    f"Cost of {workload}",
+                    f"{currency} for a million generated tokens on {where}.",
+                    [Bar(name, [row["cost_per_1m_tokens"]]) for name, row in priced],
+                    [("cost", TWIN, "")],
+                    lambda value, currency=currency: money(value, currency),
+                    f"{currency} per million generated tokens",
+                )
+            )
+    return memory, price
+
+
+def _storage(summary: Summary) -> Chart | None:
+    points = [
+        Point(f.arm.name, f.stored_bytes, f.loss, f.arm.role == "variant")
+        for f in summary.arms
+        if f.stored_bytes and f.loss is not None
+    ]
+    if not points:
+        return None
+    on_front = ", ".join(point.label for point in pareto_front(points))
+    caption = (
+        "Down and left is better. Circles: variants; squares: independent models. Filled and joined: no other arm is "
+        f"both smaller and better ({on_front}). This front is about storage, not about speed."
+    )
+    return storage("storage", "Stored bytes against held-out loss", caption, points)
+
+
+def draw(summary: Summary) -> Gallery:
+    """Every chart of the page."""
+    losses, tasks = {}, {}
+    for axis in dict.fromkeys(row["axis"] for row in summary.comparisons):
+        rows = [row for row in summary.comparisons if row["axis"] == axis]
+        main = [row for row in rows if row["metric"] == LOSS and row["domain"] == ALL]
+        if main:
+            losses[axis] = _forest(f"loss-{axis}", f"Loss at {axis_words(axis)}", main)
+        tasks[axis] = _task_charts(axis, [row for row in rows if row not in main])
+    memory, price = _cost_charts(summary)
+    return Gallery(losses, tasks, _storage(summary), _curves(summary), memory, price)

@@ -1,0 +1,87 @@
+"""What every arm shares, what differs between them, and the study as TOML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One setting whose value is not the same everywhere, and which arms have which value."""
+
+    key: str
+    values: list[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The resolved settings of a study: equal in all trials, differing between arms, between seeds of an arm."""
+
+    shared: list[tuple[str, str]]
+    between_arms: list[Difference]
+    between_seeds: list[str]
+    unreadable: list[str]
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted keys; lists stay whole, as JSON."""
+    if isinstance(value, Mapping) and value:
+        flat: dict[str, str] = {}
+        for key, inner in value.items():
+            flat |= flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    return {prefix: json.dumps(value, ensure_ascii=False)}
+
+
+def compare_settings(trials: Iterable[Mapping[str, Any]]) -> Settings:
+    """The settings of these rows of the trials table (`trial`, `arm`, `resolved_json`)."""
+    by_arm: dict[str, list[dict[str, str]]] = {}
+    unreadable = []
+    for row in trials:
+        try:
+            by_arm.setdefault(row["arm"], []).append(flatten(json.loads(row["resolved_json"])))
+        except (TypeError, ValueError):
+            unreadable.append(row["trial"])
+    by_arm = {arm: rows for arm, rows in by_arm.items() if rows}
+    keys = list(dict.fromkeys(key for rows in by_arm.values() for row in rows for key in row))
+    shared, between_arms, between_seeds = [], [], []
+    for key in keys:
+        seen = {arm: [row.get(key, "absent") for row in rows] for arm, rows in by_arm.items()}
+        if any(len(set(values)) > 1 for values in seen.values()):
+            between_seeds.append(key)
+            if len({frozenset(values) for values in seen.values()}) == 1:
+                continue
+        arms_of: dict[str, list[str]] = {}
+        for arm, values in seen.items():
+            arms_of.setdefault(", ".join(dict.fromkeys(values)), []).append(arm)
+        if len(arms_of) == 1:
+            shared.append((key, next(iter(arms_of))))
+        else:
+            between_arms.append(Difference(key, list(arms_of.items())))
+    return Settings(shared, between_arms, between_seeds, unreadable)
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_scalar(item) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def to_toml(tree: Mapping[str, Any], path: str = "") -> str:
+    """`Study.tree()` as TOML; keys without a value are left out, as TOML has no null.
+
+    Source: https://toml.io/en/v1.0.0 (a JSON string is a TOML basic string but for the escape of U+007F).
+    """
+    lines, tables = [], []
+    for key, value in tree.items():
+        name = f"{path}.{key}" if path else key
+        if isinstance(value, Mapping):
+            tables.append(f"\n[{name}]\n{to_toml(value, name)}")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            tables += [f"\n[[{name}]]\n{to_toml(item, name)}" for item in value]
+        elif value is not None:
+            lines.append(f"{key} = {_scalar(value)}\n")
+    return "".join(lines + tables)

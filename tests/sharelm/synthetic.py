@@ -1,0 +1,329 @@
+"""Consistent tables of a study that was never run: plausible figures with known differences, for tests."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from typing import Any
+
+import pyarrow as pa
+
+from sharelm.store.schemas import TABLES
+from sharelm.study import Arm, Study, Trial, arms, comparisons, trials
+from sharelm.study.tree import STAGES
+
+DOMAINS = ("prose", "code")
+DEVICE = "Example CPU @ 2.0 GHz"
+DOCUMENTS = 30
+
+
+def planted_loss(arm: Arm) -> float:
+    """Nats per token that this arm ends at: falls with stored parameters and with depth."""
+    return 4.2 - 0.12 * math.log(arm.footprint.stored_parameters / 1e5) - 0.04 * math.log(arm.sharing.depth)
+
+
+def seeded(trial: Trial) -> float:
+    """Planted loss of one trial: seeds lie 0.004 nats apart."""
+    return planted_loss(trial.arm) + 0.004 * (trial.seed % 7)
+
+
+def _names(trial: Trial) -> dict[str, Any]:
+    return {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed}
+
+
+def _resolved(study: Study, trial: Trial) -> dict[str, Any]:
+    return {
+        "seed": trial.seed,
+        "model": {"width": study.model.width, "feed_forward": trial.arm.shape.feed_forward},
+        "sharing": {
+            "attention": list(trial.arm.sharing.attention),
+            "feed_forward": list(trial.arm.sharing.feed_forward),
+        },
+        "training": study.training.model_dump(mode="json"),
+        "deepspeed": {"zero_optimization": {"stage": study.training.zero_stage}, "gradient_clipping": 1.0},
+    }
+
+
+def _trial(study: Study, trial: Trial, error: str | None) -> dict[str, Any]:
+    size = trial.arm.footprint
+    seconds = study.training.tokens * size.training_flops_per_token / 40e9
+    figures = {
+        "final_loss_nats": seeded(trial) - 0.05,
+        "gradient_norm_p50": 0.82,
+        "gradient_norm_p95": 1.93,
+        "gradient_norm_max": 7.41,
+    }
+    return {
+        **_names(trial),
+        "role": trial.arm.role,
+        "status": "diverged" if error else "done",
+        "error": error,
+        "attention_schedule": list(trial.arm.sharing.attention),
+        "feed_forward_schedule": list(trial.arm.sharing.feed_forward),
+        "stored_parameters": size.stored_parameters,
+        "materialised_parameters": size.materialised_parameters,
+        "embedding_parameters": size.embedding_parameters,
+        "training_flops_per_token": size.training_flops_per_token,
+        "tokens": study.training.tokens,
+        "steps": study.training.steps,
+        "workers": study.training.workers,
+        "device": DEVICE,
+        "precision": "fp32",
+        **(dict.fromkeys(figures) if error else figures),
+        "loss_spikes": trial.seed % 2,
+        "nonfinite_steps": 1 if error else 0,
+        "training_seconds": seconds,
+        "tokens_per_second": study.training.tokens / seconds,
+        "training_cost": seconds / 3600 * study.cost.price_per_hour,
+        "currency": study.cost.currency,
+        "resumes": 0,
+        "weights_bytes": None if error else 4 * size.stored_parameters,
+        "resolved_json": json.dumps(_resolved(study, trial)),
+    }
+
+
+def _steps(study: Study, trial: Trial, number: int, rng: random.Random) -> list[dict[str, Any]]:
+    rows = []
+    end, start = seeded(trial), math.log(study.data.vocabulary)
+    for step in range(1, number + 1):
+        done = step / number
+        loss = end + (start - end) * math.exp(-9 * done) + rng.gauss(0, 0.05)
+        rows.append(
+            {
+                **_names(trial),
+                "training_step": step,
+                "tokens": round(done * study.training.tokens),
+                "loss_nats": loss,
+                "learning_rate": study.training.learning_rate,
+                "gradient_norm": 0.8,
+                "tokens_per_second": 12_000.0,
+            }
+        )
+    return rows
+
+
+def _scores(study: Study, trial: Trial, rng: random.Random) -> list[dict[str, Any]]:
+    rows = []
+    for task in study.evaluation.task:
+        for number in range(DOCUMENTS):
+            domain = task.name if task.kind == "multiple_choice" else DOMAINS[number % len(DOMAINS)]
+            scored = task.kind != "bits_per_byte"
+            rows.append(
+                {
+                    **_names(trial),
+                    "task": task.name,
+                    "kind": task.kind,
+                    "domain": domain,
+                    "document": f"document-{number}",
+                    "item": 0,
+                    "nll_nats": seeded(trial) * (1 if scored else 100),
+                    "tokens": 1 if scored else 100,
+                    "bytes": 5 if scored else 350,
+                    "correct": float(rng.random() < 0.3) if scored else None,
+                }
+            )
+    return rows
+
+
+def _costs(study: Study, trial: Trial) -> list[dict[str, Any]]:
+    size, rows = trial.arm.footprint, []
+    for workload in study.cost.workload:
+        decode = size.materialised_parameters / 2e8 * (1 + workload.batch / 20)
+        prefill = size.prefill_flops_per_token(workload.prompt_tokens) * workload.prompt_tokens * workload.batch / 4e7
+        seconds = (prefill + decode * workload.new_tokens) / 1e3
+        speed = workload.batch * workload.new_tokens / seconds
+        weights = size.weight_bytes(4)
+        kv = size.kv_bytes_per_token(4) * workload.batch * (workload.prompt_tokens + workload.new_tokens)
+        rest = 1_500_000 + 4 * workload.batch * study.data.vocabulary
+        rows.append(
+            {
+                **_names(trial),
+                "workload": workload.name,
+                "device": DEVICE,
+                "precision": "fp32",
+                "batch": workload.batch,
+                "prompt_tokens": workload.prompt_tokens,
+                "new_tokens": workload.new_tokens,
+                "prefill_ms_p50": prefill,
+                "prefill_ms_p95": prefill * 1.2,
+                "decode_ms_p50": decode,
+                "decode_ms_p95": decode * 1.3,
+                "generated_tokens_per_second": speed,
+                "load_seconds": 0.02,
+                "disk_bytes": weights,
+                "weights_bytes": weights,
+                "kv_bytes": kv,
+                "rest_bytes": rest,
+                "peak_bytes": weights + kv + rest,
+                "cost_per_1m_tokens": study.cost.price_per_hour / 3600 / speed * 1e6,
+                "currency": study.cost.currency,
+            }
+        )
+    return rows
+
+
+def _compared(study: Study, lacking: set[str]) -> list[dict[str, Any]]:
+    by_name = {arm.name: arm for arm in arms(study)}
+    rows = []
+    for pair in comparisons(study):
+        if {pair.variant, pair.twin} & lacking:
+            continue
+        gap = planted_loss(by_name[pair.variant]) - planted_loss(by_name[pair.twin])
+        base = {
+            "variant": pair.variant,
+            "twin": pair.twin,
+            "axis": pair.axis,
+            "axis_target": float(pair.target),
+            "axis_reached": float(pair.reached),
+            "axis_relative_error": pair.relative_error,
+            "confidence": 0.95,
+            "standard_error_seeds": None if len(study.study.seeds) == 1 else 0.003,
+            "standard_error_documents": 0.004,
+            "degrees_of_freedom": 12.0,
+            "seeds": len(study.study.seeds),
+            "documents": DOCUMENTS,
+        }
+        wanted = []
+        for task in study.evaluation.task:
+            if task.kind == "bits_per_byte":
+                margin = study.kpi.accuracy.loss_margin_nats
+                wanted += [(task.name, "all", "loss_nats_per_token", margin, 1.0)]
+                wanted += [(task.name, domain, "bits_per_byte", None, 0.4) for domain in ("all", *DOMAINS)]
+            else:
+                wanted.append((task.name, "all", "accuracy", study.kpi.accuracy.task_margin, -0.3))
+        for task_name, domain, metric, margin, factor in wanted:
+            difference, half = gap * factor, 0.02 * abs(factor)
+            low, high = difference - half, difference + half
+            worse = (-high, -low) if metric == "accuracy" else (low, high)
+            outcome = (
+                None
+                if margin is None
+                else "better"
+                if worse[1] < 0
+                else "not_worse"
+                if worse[1] <= margin
+                else "worse"
+                if worse[0] > margin
+                else "not_shown"
+            )
+            value = 0.3 if metric == "accuracy" else planted_loss(by_name[pair.variant]) * factor
+            figures = {"variant_value": value, "twin_value": value - difference, "difference": difference}
+            rows.append(
+                {**base, "task": task_name, "domain": domain, "metric": metric, "margin": margin, "outcome": outcome}
+                | figures
+                | {"interval_low": low, "interval_high": high}
+            )
+    return rows
+
+
+def _judged(study: Study, compared: list[dict[str, Any]], costs: bool) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    by_name = {arm.name: arm for arm in arms(study)}
+    for variant in study.variant:
+        mine = {r["axis"]: r for r in compared if r["variant"] == variant.name and r["metric"] == "loss_nats_per_token"}
+
+        def add(
+            kind: str, name: str, outcome: str, measure: str, value: Any, limit: Any, reason: str, who: str
+        ) -> None:
+            rows.append(
+                {"variant": who, "kind": kind, "name": name, "outcome": outcome, "measure": measure}
+                | {"value": value, "threshold": limit, "reason": reason}
+            )
+
+        margin = study.kpi.accuracy.loss_margin_nats
+        for axis in study.twins.axes:
+            found = mine.get(axis, {})
+            value = found.get("difference")
+            reason = f"The loss differs by {value:+.3f} nats." if found else "The twin has no scores."
+            outcome = found.get("outcome", "not_shown")
+            add("axis", axis, outcome, "loss_difference_nats", value, margin, reason, variant.name)
+        depth = mine.get("depth", {})
+        accuracy = {"better": "met", "not_worse": "met", "worse": "not_met"}.get(depth.get("outcome"), "not_shown")
+        arm = by_name[variant.name]
+        stored = arm.footprint.stored_parameters / by_name["independent"].footprint.stored_parameters
+        ratio = stored * 0.5 + 0.5
+        limit = study.kpi.inference_cost.memory_ratio_max
+        memory = ("met" if ratio <= limit else "not_met") if costs else "not_shown"
+        upkeep = "met" if stored <= study.kpi.upkeep.stored_bytes_ratio_max else "not_met"
+        outcomes = {"accuracy": accuracy, "inference_cost": memory, "upkeep": upkeep}
+        add("kpi", "accuracy", accuracy, "loss_interval_high_nats", depth.get("interval_high"), margin,
+            "The interval of the loss difference against the margin.", variant.name)  # fmt: skip
+        add("kpi", "inference_cost", memory, "memory_ratio", ratio if costs else None, limit,
+            "Peak memory of workload chat over its twin's." if costs else "No cost was measured.", variant.name)  # fmt: skip
+        add("kpi", "upkeep", upkeep, "stored_bytes_ratio", stored, study.kpi.upkeep.stored_bytes_ratio_max,
+            "Stored bytes over the twin's.", variant.name)  # fmt: skip
+        for stage in STAGES:
+            gate = getattr(study.rollout, stage)
+            lacks = [
+                f"{kpi.replace('_', ' ')} is {outcomes[kpi].replace('_', ' ')}"
+                for kpi in gate.kpis
+                if outcomes[kpi] != "met"
+            ]
+            if study.training.tokens < gate.training_tokens:
+                lacks.append(f"{study.training.tokens:,} training tokens of {gate.training_tokens:,}")
+            outcome = "not_supported" if lacks else "supported"
+            add("stage", stage, outcome, "gates", None, None, "; ".join(lacks) or "every gate is met", variant.name)
+    return rows
+
+
+def _table(name: str, rows: list[dict[str, Any]], study: Study) -> pa.Table:
+    table = pa.Table.from_pylist(rows, schema=TABLES[name])
+    for column, value in (("study", study.name), ("step", "0" * 16)):
+        table = table.append_column(column, pa.array([value] * table.num_rows, pa.string()))
+    return table
+
+
+def synthetic_tables(
+    study: Study,
+    *,
+    steps: int = 100,
+    costs: bool = True,
+    diverged: dict[str, str] | None = None,
+    missing: frozenset[str] = frozenset(),
+) -> dict[str, pa.Table]:
+    """The six tables as read from a store.
+
+    `diverged` maps a trial to its error, `missing` names trials that never ran; an arm without any finished trial
+    has no comparison. `steps` is rows a trial in the steps table; without `costs` that table is empty.
+    """
+    rng, diverged = random.Random(0), diverged or {}
+    ran = [trial for trial in trials(study) if trial.name not in missing]
+    done = [trial for trial in ran if trial.name not in diverged]
+    lacking = {arm.name for arm in arms(study)} - {trial.arm.name for trial in done}
+    compared = _compared(study, lacking)
+    rows = {
+        "trials": [_trial(study, trial, diverged.get(trial.name)) for trial in ran],
+        "steps": [row for trial in ran for row in _steps(study, trial, steps, rng)],
+        "scores": [row for trial in done for row in _scores(study, trial, rng)],
+        "costs": [row for trial in done for row in _costs(study, trial)] if costs else [],
+        "comparisons": compared,
+        "verdicts": _judged(study, compared, costs),
+    }
+    return {name: _table(name, rows[name], study) for name in TABLES}
+
+
+HEADLINE = [
+    "No variant is ready for important workloads; cycle is supported as a proof of concept.",
+    "At the same depth, sharing costs 0.02 to 0.17 nats of held-out loss.",
+    "At the same stored parameters, cycle beats its smaller independent twin.",
+    "Memory while serving falls to 0.62 of the twin's; computation does not fall.",
+    "Not shown: more than 2 seeds, long training, accelerators.",
+]
+FACTS: dict[str, Any] = {
+    "started": "2026-01-02 03:04 UTC",
+    "version": "0.1.0",
+    "commit": "0123abc",
+    "device": DEVICE,
+    "wall_seconds": 251.0,
+    "compute_share": 0.78,
+    "versions": {"python": "3.11.2", "torch": "2.13.0"},
+    "data": {
+        "training_tokens": 812_345,
+        "held_out_tokens": 90_111,
+        "documents": 1_204,
+        "bytes_per_token": 3.41,
+        "near_duplicates": 17,
+        "domains": {"prose": {"training_bytes": 1_500_000}, "code": {"training_bytes": 1_270_000}},
+    },
+}
