@@ -1,0 +1,152 @@
+"""What a store holds about a study: rows of its tables, its verdict, its report. Nothing here computes a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sharelm.errors import InputError, ShareLMError
+from sharelm.store import TABLES, Manifest, Store, open_store
+from sharelm.store.studies import latest_study
+from sharelm.study import load_study
+from sharelm.study.load import nearest
+from sharelm.study.tree import STAGES
+
+REPORTS = "reports"  # each step holds report.html, report.md and report.json
+
+
+class GateNotMet(ShareLMError):
+    """The evidence does not support the roll-out stage; the message says what it lacks."""
+
+    exit_code = 3
+
+
+def study_name(argument: str) -> str:
+    """The name that a NAME or STUDY.toml argument means."""
+    return load_study(argument).name if argument.endswith(".toml") or Path(argument).is_file() else argument
+
+
+def _known(store: Store, name: str) -> None:
+    there = store.studies()
+    if name not in there:
+        raise InputError(f"study {name!r} is not in {store.uri}{nearest(name, there) if there else '; it is empty'}")
+
+
+def committed_trials(uri: str, name: str) -> list[str]:
+    """The trials of this study that are in the store, whatever code or settings of speed they were trained with."""
+    store = open_store(uri)
+    return sorted(set(store.read("trials", name).column("trial").to_pylist()))
+
+
+def committed_steps(uri: str, name: str | None = None) -> dict[str, dict[str, int]]:
+    """How many steps are committed, by study and table; only tables that have some."""
+    counts: dict[str, dict[str, int]] = {}
+    for row in table_overview(uri, name):
+        counts.setdefault(row["study"], {})[row["table"]] = row["steps"]
+    return counts
+
+
+def table_overview(uri: str, name: str | None) -> list[dict[str, Any]]:
+    """Steps, rows, bytes and newest commit of every table and study."""
+    store = open_store(uri)
+    if name is not None:
+        _known(store, name)
+    overview = []
+    for table in (*TABLES, REPORTS):
+        steps = store.manifests(table, name)
+        for study in sorted({step.study for step in steps}):
+            own = [step for step in steps if step.study == study]
+            overview.append(
+                {
+                    "study": study,
+                    "table": table,
+                    "steps": len(own),
+                    "rows": sum(step.rows or 0 for step in own),
+                    "bytes": sum(record.bytes for step in own for record in step.files),
+                    "newest": max(step.committed_at for step in own),
+                }
+            )
+    return overview
+
+
+def table_files(uri: str, table: str, name: str | None) -> list[str]:
+    """The addresses of a table's committed Parquet files."""
+    _table(table)
+    return open_store(uri).files(table, name)
+
+
+def table_rows(uri: str, table: str, name: str | None) -> Any:
+    """A table's committed rows, as an Arrow table."""
+    _table(table)
+    store = open_store(uri)
+    if name is not None:
+        _known(store, name)
+    return store.read(table, name)
+
+
+def _table(table: str) -> None:
+    if table not in TABLES:
+        raise InputError(f"table {table!r} is not known{nearest(table, TABLES)}")
+
+
+def newest_report(store: Store, name: str) -> Manifest:
+    """The report committed last; an error where the study is not finished."""
+    _known(store, name)
+    reports: Sequence[Manifest] = store.manifests(REPORTS, name)
+    if not reports:
+        raise ShareLMError(f"study {name!r} in {store.uri} is not finished: it has no report yet; run it again")
+    return max(reports, key=lambda report: report.committed_at)
+
+
+def export_report(uri: str, argument: str, out: Path) -> list[Path]:
+    """Copy the newest report's files into a folder; their paths."""
+    store = open_store(uri)
+    report = newest_report(store, study_name(argument))
+    written = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for record in report.files:
+            (out / record.name).write_bytes(store.read_bytes(report, record.name))
+            written.append(out / record.name)
+    except OSError as error:
+        raise InputError(f"--out = {str(out)!r} cannot be written: {error.strerror}") from None
+    return written
+
+
+def stored_verdict(uri: str, argument: str) -> dict[str, Any]:
+    """The newest verdict: `headline` lines, and the rows of `verdicts` and `comparisons` it rests on.
+
+    `differs` is True where the argument is a study file that is not the one last recorded under its name.
+    """
+    store = open_store(uri)
+    name = study_name(argument)
+    report = newest_report(store, name)
+    recorded = latest_study(store, name)
+    rows = {
+        table: [row for row in store.read(table, name).to_pylist() if row["step"] == report.step]
+        for table in ("verdicts", "comparisons")
+    }
+    return {
+        "study": name,
+        "store": store.uri,
+        "committed_at": report.committed_at,
+        "differs": argument != name and recorded != load_study(argument),
+        "headline": list(report.facts["headline"]),
+        **rows,
+    }
+
+
+def check_gate(verdict: dict[str, Any], stage: str) -> list[str]:
+    """The variants that this roll-out stage is supported for.
+
+    Raises `InputError` for an unknown stage, `GateNotMet` with what each variant lacks where it is none.
+    """
+    if stage not in STAGES:
+        raise InputError(f"--gate = {stage!r} is not a stage{nearest(stage, STAGES)}")
+    rows = [row for row in verdict["verdicts"] if row["kind"] == "stage" and row["name"] == stage]
+    supported = [row["variant"] for row in rows if row["outcome"] == "supported"]
+    if not supported:
+        lacks = "; ".join(f"{row['variant']} lacks: {row['reason'].rstrip('.')}" for row in rows)
+        raise GateNotMet(f"gate {stage} of study {verdict['study']!r} is not met: {lacks}")
+    return supported

@@ -1,0 +1,160 @@
+"""What a study would train, store and cost, from the study alone: closed forms and one stated assumption."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from cluster.show import bytes_text, columns, seconds_text
+from sharelm.sharing import Footprint
+from sharelm.study import Study, arms, comparisons, trials
+
+_ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
+
+
+def _precisions(study: Study) -> list[str]:
+    """The precisions the study may run in: both, while it leaves the device open."""
+    training = study.training
+    if training.precision != "auto":
+        return [training.precision]
+    return {"cpu": ["fp32"], "gpu": ["bf16"], "auto": ["fp32", "bf16"]}[training.device]
+
+
+def _arm(study: Study, figures: Footprint) -> dict[str, Any]:
+    context, tokens, cost = study.model.context, study.training.tokens, study.cost
+    seconds = figures.training_flops_per_token * tokens / (cost.assumed_tflops * 1e12)
+    return {
+        "stored_parameters": figures.stored_parameters,
+        "materialised_parameters": figures.materialised_parameters,
+        "training_flops_per_token": figures.training_flops_per_token,
+        "prefill_flops_per_token": round(figures.prefill_flops_per_token(context)),
+        "decode_flops_per_token": figures.decode_flops_per_token(context),
+        "kv_bytes_per_token": {p: figures.kv_bytes_per_token(_ELEMENT_BYTES[p]) for p in _precisions(study)},
+        "checkpoint_bytes": figures.checkpoint_bytes(),
+        "training_tokens": tokens,
+        "estimated_training_hours": seconds / study.training.workers / 3600,
+        "estimated_training_cost": seconds / 3600 * cost.price_per_hour,
+    }
+
+
+def plan_study(study: Study) -> dict[str, Any]:
+    """The plan as plain values. FLOPs of prefill and decode are per token at the model's whole context.
+
+    Hours are wall time of the training alone: training FLOPs x tokens over workers x cost.assumed_tflops; money is
+    those hours of every worker at cost.price_per_hour.
+    """
+    planned = {
+        arm.name: {
+            "arm": arm.name,
+            "role": arm.role,
+            "attention_schedule": list(arm.sharing.attention),
+            "feed_forward_schedule": list(arm.sharing.feed_forward),
+            "feed_forward": arm.shape.feed_forward,
+            **_arm(study, arm.footprint),
+        }
+        for arm in arms(study)
+    }
+    runs = trials(study)
+    tree = study.tree()
+    for differs in ("depth", "feed_forward"):  # a twin may have fewer depths and another width
+        del tree["model"][differs]
+    return {
+        "study": study.name,
+        "trials": [{"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed} for trial in runs],
+        "arms": list(planned.values()),
+        "comparisons": [
+            {
+                "variant": pair.variant,
+                "axis": pair.axis,
+                "twin": pair.twin,
+                "target": pair.target,
+                "reached": pair.reached,
+                "relative_error": pair.relative_error,
+            }
+            for pair in comparisons(study)
+        ],
+        "total": {
+            "trials": len(runs),
+            "training_tokens": len(runs) * study.training.tokens,
+            "estimated_training_hours": sum(planned[t.arm.name]["estimated_training_hours"] for t in runs),
+            "estimated_training_cost": sum(planned[t.arm.name]["estimated_training_cost"] for t in runs),
+            "currency": study.cost.currency,
+            "assumed_tflops": study.cost.assumed_tflops,
+            "workers": study.training.workers,
+        },
+        "shared": {part: tree[part] for part in ("data", "model", "training", "evaluation", "cost", "kpi", "rollout")},
+    }
+
+
+def _settings(part: str, value: Any) -> list[str]:
+    """Every setting below this part that is set, as `key = value`; a table of tables takes a line for each."""
+    plain, nested = [], []
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            nested += _settings(f"{part}.{key}", inner)
+        elif isinstance(inner, list) and inner and isinstance(inner[0], dict):
+            nested += [line for item in inner for line in _settings(f"{part}.{key}", item)]
+        elif inner is not None:
+            plain.append(f"{key} = {inner}")
+    own = textwrap.fill(", ".join(plain), 116, initial_indent=f"  [{part}] ", subsequent_indent="    ")
+    return [own, *nested] if plain else nested
+
+
+def _schedules(arm: dict[str, Any]) -> str:
+    attention, feed_forward = (" ".join(map(str, arm[f"{kind}_schedule"])) for kind in ("attention", "feed_forward"))
+    return attention if attention == feed_forward else f"{attention} | {feed_forward}"
+
+
+def plan_text(plan: dict[str, Any]) -> str:
+    """The plan for a reader."""
+    total = plan["total"]
+    seeds = list(dict.fromkeys(trial["seed"] for trial in plan["trials"]))
+    arm_rows = [
+        (
+            arm["arm"],
+            arm["role"],
+            _schedules(arm),
+            str(arm["feed_forward"]),
+            arm["stored_parameters"],
+            arm["materialised_parameters"],
+            bytes_text(arm["checkpoint_bytes"]),
+            " / ".join(f"{count:,} {precision}" for precision, count in arm["kv_bytes_per_token"].items()),
+        )
+        for arm in plan["arms"]
+    ]
+    work_rows = [
+        (
+            arm["arm"],
+            arm["training_flops_per_token"],
+            arm["prefill_flops_per_token"],
+            arm["decode_flops_per_token"],
+            arm["training_tokens"],
+            seconds_text(arm["estimated_training_hours"] * 3600),
+            f"{arm['estimated_training_cost']:,.4f} {total['currency']}",
+        )
+        for arm in plan["arms"]
+    ]
+    pair_rows = [
+        (pair["variant"], pair["axis"], pair["twin"], pair["target"], pair["reached"], f"{pair['relative_error']:+.3%}")
+        for pair in plan["comparisons"]
+    ]
+    shared = [line for part, value in plan["shared"].items() for line in _settings(part, value)]
+    return "\n\n".join(
+        [
+            f"{plan['study']}: {total['trials']} trials = {len(plan['arms'])} arms x seeds {seeds}",
+            columns(
+                arm_rows,
+                ("arm", "role", "blocks read", "ff width", "stored", "materialised", "checkpoint", "KV bytes/token"),
+            ),
+            columns(
+                work_rows,
+                ("arm", "training FLOPs/token", "prefill", "decode", "tokens", "one seed's training", "and its cost"),
+            ),
+            columns(pair_rows, ("variant", "equal on", "meets twin", "target", "reached", "error")),
+            "Every arm shares:\n" + "\n".join(shared),
+            f"Estimate: {seconds_text(total['estimated_training_hours'] * 3600)} of training for all trials, "
+            f"{total['estimated_training_cost']:,.4f} {total['currency']}, on {total['workers']} worker(s).\n"
+            f"It assumes cost.assumed_tflops = {total['assumed_tflops']} TFLOP/s sustained by each worker; start-up, "
+            "evaluation and cost measurement come on top. Prefill and decode are at the whole context.",
+        ]
+    )
