@@ -5,11 +5,12 @@ Only whole objects are put: leaving an open S3 handle by an exception publishes 
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 from sharelm.errors import IntegrityError, StoreError
 
 _CHECK_SECONDS = 10
+_CONNECTIONS = 32
 _CONFIG = {
     "connect_timeout": 3,
-    "read_timeout": 20,
-    "max_pool_connections": 32,
+    "read_timeout": 10,
+    "max_pool_connections": _CONNECTIONS,
     "retries": {"mode": "standard", "total_max_attempts": 3},
 }
 _REFUSED = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied", "ExpiredToken", "InvalidToken", "403"}
@@ -55,6 +57,11 @@ class S3Objects:
             fs.retries = 1  # botocore retries already; both together hide a dead server for most of a minute
             self._opened = {os.getpid(): fs}
         return self._opened[os.getpid()]
+
+    def _run(self, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any, timeout: float | None = None) -> Any:
+        from fsspec.asyn import sync
+
+        return sync(self._fs.loop, work, *args, timeout=timeout)
 
     @property
     def _endpoint(self) -> str:
@@ -116,23 +123,40 @@ class S3Objects:
                 raise
             return True
 
+    async def _read(self, key: str) -> bytes:
+        """One request an object; s3fs's own `cat` asks for the size first."""
+        answer = await self._fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(key))
+        async with answer["Body"] as body:
+            content: bytes = await body.read()
+        return content
+
     def get(self, key: str) -> bytes:
         """See `Objects`."""
         with self._failures("read"):
-            content: bytes = self._fs.cat_file(self._path(key))
+            content: bytes = self._run(self._read, key)
             return content
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """See `Objects`."""
-        if not keys:
-            return []
-        paths = [self._path(key) for key in keys]
+
+        async def read_all() -> list[bytes | None]:
+            await self._fs.set_session()
+            several = asyncio.Semaphore(_CONNECTIONS)
+
+            async def read_one(key: str) -> bytes | None:
+                async with several:
+                    try:
+                        return await self._read(key)
+                    except FileNotFoundError as error:
+                        if _absent(error):
+                            return None
+                        raise
+
+            return await asyncio.gather(*[read_one(key) for key in keys])
+
         with self._failures("read"):
-            found = self._fs.cat(paths, on_error="return")
-            for content in found.values():
-                if isinstance(content, BaseException) and not _absent(content):
-                    raise content
-            return [None if isinstance(found[path], BaseException) else found[path] for path in paths]
+            contents: list[bytes | None] = self._run(read_all)
+            return contents
 
     def list(self, folder: str) -> list[str]:
         """See `Objects`."""
@@ -182,17 +206,16 @@ class S3Objects:
 
     def check(self, key: str) -> None:
         """See `Objects`."""
-        from fsspec.asyn import sync
 
         async def round_trip() -> bytes:
-            at = {"Bucket": self.bucket, "Key": self._key(key)}
-            await self._fs._call_s3("put_object", **at, Body=b"check")
-            content: bytes = await self._fs._cat_file(self._path(key))
-            await self._fs._call_s3("delete_object", **at)
+            place = {"Bucket": self.bucket, "Key": self._key(key)}
+            await self._fs._call_s3("put_object", **place, Body=b"check")
+            content = await self._read(key)
+            await self._fs._call_s3("delete_object", **place)
             return content
 
         with self._failures("written"):
-            if sync(self._fs.loop, round_trip, timeout=_CHECK_SECONDS) != b"check":
+            if self._run(round_trip, timeout=_CHECK_SECONDS) != b"check":
                 raise StoreError(f"store {self.uri} does not give back what was written")
 
 
