@@ -62,7 +62,7 @@ def score_trial(place: Place, trial: Trial, trial_step: str, task: Task, shard_i
     items = shard(task_items(task, corpus, place.base), shard_index, task.shards)
     model = load_model(_weights(store, study, trial_step), place.machine.device, place.machine.precision)
     with busy(place.board, "evaluation"):
-        rows = score(model, items, corpus, tokens_per_batch=place.study.evaluation.tokens_per_batch)
+        rows = score(model, items, place.study.evaluation.tokens_per_batch)
     names = {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed, "task": task.name, "kind": task.kind}
     for key, value in names.items():
         field = TABLES["scores"].field(key)

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from sharelm.digest import digest
 from sharelm.errors import InputError, ShareLMError
 from sharelm.steps import Machine, cost_step, report_step, score_step, trial_step
 from sharelm.store import Manifest, Store, open_store
@@ -88,6 +89,7 @@ class Driver:
             scored = _committed(self.store, "scores", self.study.name)
 
             def score(trained: set[str]) -> dict[Any, str]:
+                trained = trained - self._diverged()
                 options = score_trial.options(num_cpus=have.evaluation_cpus, num_gpus=gpu)
                 return {
                     options.remote(
@@ -110,16 +112,21 @@ class Driver:
             if self.errors:
                 return
             measured = _committed(self.store, "costs", self.study.name)
+            diverged = self._diverged()
             options = measure_cost.options(num_cpus=have.cost_cpus, num_gpus=gpu)
             place = replace(self.place, threads=have.cost_cpus)
             self._wait(
                 {
                     options.remote(place, trial, at, workload, step): f"cost of {trial.arm.name} under {workload.name}"
                     for step, (trial, at, workload) in self.work.costs.items()
-                    if step not in measured
+                    if step not in measured and at not in diverged
                 },
                 "measuring cost",
             )
+
+    def _diverged(self) -> set[str]:
+        """Steps of trials that diverged: they have no weights to score."""
+        return {m.step for m in self.store.manifests("trials", self.study.name) if m.facts["error"]}
 
     def _wait(
         self,
@@ -191,14 +198,14 @@ def _cause(error: Exception) -> Exception:
 
 def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
     """Run the study to its report; returns the report's manifest and whether it was there already."""
-    from sharelm.data import data_step
+    from sharelm.data import data_spec
     from sharelm.store.studies import record_study
 
     started = psutil.Process().create_time()
     study, base = load_study(path), path.resolve().parent
     store = open_store(uri)
     store.check_writable()
-    data = data_step(study.data, study.model.context, base)
+    data = digest(data_spec(study.data, study.model.context, base))
     step = report_step(study, data, base)
     found = store.find("reports", study.name, step)
     if found is not None:
@@ -223,9 +230,7 @@ def _say(store: str, study: str, report: Manifest, was_there: bool) -> None:
         wall, compute = facts["wall_seconds"], facts["compute_seconds"]
         parts = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in facts["seconds"].items())
         print(f"time: {duration(wall)} in all; {parts}; everything else {max(0.0, 1 - compute / wall):.0%}")
-    where = open_store(store)
-    page = str(where.fetch(report, "report.html")) if "://" not in store else where.url(report, "report.html")
-    print(f"report: {page}")
+    print(f"report: {open_store(store).address(report, 'report.html')}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -180,33 +180,40 @@ class Store:
         files = {"rows.parquet": encode_rows(table, rows)}
         return self.commit(table, study, step, files, rows=rows.num_rows, facts=facts)
 
-    def read(self, table: str, study: str | None = None) -> pa.Table:
-        """All committed rows of a table with the columns `study` and `step`, sorted by those and then as written.
+    def read(self, table: str, study: str | None = None, steps: Collection[str] | None = None) -> pa.Table:
+        """Committed rows of a table with the columns `study` and `step`, sorted by those and then as written.
+
+        All of them, or those of the named steps: rows of other settings or of older code lie in the same table.
 
         Raises `IntegrityError` if any file is not what its manifest says, `StoreError` for a newer schema.
         """
-        steps = self._steps(table, study)
-        records = [record for step in steps for record in step.files]
+        found = self._steps(table, study, steps)
+        records = [record for step in found for record in step.files]
         contents = iter(self._contents(records))
-        parts = [decode_rows(step, record, next(contents)) for step in steps for record in step.files]
+        parts = [decode_rows(step, record, next(contents)) for step in found for record in step.files]
         return pa.concat_tables([empty_rows(table), *parts])
 
-    def files(self, table: str, study: str | None = None) -> list[str]:
+    def files(self, table: str, study: str | None = None, steps: Collection[str] | None = None) -> list[str]:
         """The addresses of a table's committed Parquet files, as DuckDB's `read_parquet` takes them."""
-        return [self.objects.address(record.key) for step in self._steps(table, study) for record in step.files]
+        found = self._steps(table, study, steps)
+        return [self.objects.address(record.key) for step in found for record in step.files]
 
-    def _steps(self, table: str, study: str | None) -> list[Manifest]:
+    def address(self, manifest: Manifest, name: str) -> str:
+        """Where a committed file lies: a path, or an s3:// address."""
+        return self.objects.address(manifest.file(name).key)
+
+    def _steps(self, table: str, study: str | None, steps: Collection[str] | None = None) -> list[Manifest]:
         """The committed steps of one of the six tables, all of a schema that this version reads."""
         if table not in TABLES:
             raise StoreError(f"{table!r} is not a table; there are {', '.join(TABLES)}")
-        steps = self.manifests(table, study)
-        for step in steps:
+        found = [step for step in self.manifests(table, study) if steps is None or step.step in steps]
+        for step in found:
             if (step.schema_version or 0) > SCHEMA_VERSION:
                 raise StoreError(
                     f"table {table} of study {step.study!r} in {self.uri} has schema version {step.schema_version}, "
                     f"this ShareLM reads up to {SCHEMA_VERSION}; upgrade ShareLM"
                 )
-        return steps
+        return found
 
     def _contents(self, records: list[FileRecord]) -> list[bytes]:
         contents = self.objects.get_many([record.key for record in records])

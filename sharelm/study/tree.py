@@ -22,7 +22,6 @@ HOW_FAST = frozenset(
         "training.trials_per_group",
         "training.max_failures",
         "training.checkpoint_steps",
-        "training.device",
         "evaluation.tokens_per_batch",
         "cost.assumed_tflops",
     }
