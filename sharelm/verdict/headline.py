@@ -31,6 +31,11 @@ def _variants(evidence: Evidence) -> list[str]:
     return [variant.name for variant in evidence.study.variant]
 
 
+def _seeds(evidence: Evidence) -> int:
+    """The fewest seeds that any variant shares with its same-depth twin."""
+    return min(evidence.loss(name, "depth")["seeds"] for name in _variants(evidence))
+
+
 def _answer(evidence: Evidence, rows: _Rows) -> str:
     outcomes = {name: rows[name, "kpi", "accuracy"]["outcome"] for name in _variants(evidence)}
     margin = f"{evidence.study.kpi.accuracy.loss_margin_nats:g} nats"
@@ -38,7 +43,8 @@ def _answer(evidence: Evidence, rows: _Rows) -> str:
     if kept:
         saved = [f"{name} (storing {100 * evidence.storage_saved(name):.0f} % fewer parameters)" for name in kept]
         verb = "keeps" if len(kept) == 1 else "keep"
-        return f"Shown: {listed(saved)} {verb} the loss within {margin} of the model it would replace."
+        once = " on one seed" if _seeds(evidence) == 1 else ""
+        return f"Shown{once}: {listed(saved)} {verb} the loss within {margin} of the model it would replace."
     if NOT_SHOWN in outcomes.values():
         return f"Not shown that any variant keeps the loss within {margin} of the model it would replace."
     return f"No variant keeps accuracy within the margins (loss: {margin}) of the model it would replace."
@@ -53,8 +59,11 @@ def _accuracy(evidence: Evidence, rows: _Rows) -> str:
             text += f", loss {interval_text(loss)}"
         if loss["outcome"] in KEPT and kpi["outcome"] != MET:
             text += f", {kpi['measure']}"
+        for axis in evidence.study.twins.axes:
+            if axis != "depth":
+                text += f", equal {axis} {_spoken(rows[name, 'axis', axis]['outcome'])}"
         said.append(text)
-    seeds = min(evidence.loss(name, "depth")["seeds"] for name in _variants(evidence))
+    seeds = _seeds(evidence)
     varied = "one seed, seeds were not varied" if seeds == 1 else f"{seeds} seeds"
     return f"Accuracy ({varied}): {'; '.join(said)}."
 

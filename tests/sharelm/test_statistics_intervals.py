@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from sharelm.statistics import intervals
+from sharelm.statistics.intervals import document_standard_errors, interval, outcome, seed_standard_error
+
+
+def crossed(rng, datasets, arms, seeds, documents, sigma):
+    """(datasets, arms, seeds, documents) of true difference zero between arms, and the documents' sizes.
+
+    `sigma` is the spread an arm has over seeds, over documents, and over both together.
+    """
+    sizes = rng.lognormal(3, 0.7, documents)
+    by_seed = sigma[0] * rng.standard_normal((datasets, arms, seeds, 1))
+    by_document = sigma[1] * rng.standard_normal((datasets, arms, 1, documents))
+    both = sigma[2] * rng.standard_normal((datasets, arms, seeds, documents))
+    return (by_seed + by_document + both) * sizes, sizes
+
+
+def covered(sums, sizes, confidence, rng):
+    """The share of datasets whose interval for arm 0 less arm 1 holds zero."""
+    datasets, documents = sums.shape[0], sums.shape[-1]
+    differences = (sums[:, 0] - sums[:, 1]).mean(axis=1)
+    errors = document_standard_errors(differences.T, np.repeat(sizes[:, None], datasets, 1), rng, resamples=400)
+    figures = sums.sum(axis=3) / sizes.sum()
+    hits = 0
+    for dataset in range(datasets):
+        variant, twin = figures[dataset, :2]
+        seeds_error, freedom = seed_standard_error(variant, twin, figures[dataset])
+        low, high = interval((variant - twin).mean(), errors[dataset], documents, seeds_error, freedom, confidence)
+        hits += low <= 0 <= high
+    return hits / datasets
+
+
+@pytest.mark.parametrize(
+    ("arms", "seeds", "sigma"),
+    [
+        (2, 1, (0.0, 1.0, 0.0)),
+        (2, 2, (0.3, 0.2, 0.2)),  # seeds dominate: where Satterthwaite's interval covers 87 %
+        (2, 2, (0.1, 1.0, 0.5)),
+        (2, 3, (0.1, 1.0, 0.5)),
+        (2, 5, (0.3, 0.5, 0.0)),
+        (5, 2, (0.3, 0.2, 0.2)),
+        (5, 3, (0.1, 1.0, 0.5)),
+        (5, 5, (0.3, 0.5, 0.0)),
+    ],
+)
+def test_the_interval_covers_at_its_confidence(arms, seeds, sigma):
+    rng = np.random.default_rng(arms * 100 + seeds)
+    sums, sizes = crossed(rng, 800, arms, seeds, 120, sigma)
+    assert covered(sums, sizes, 0.95, rng) >= 0.93
+    assert covered(sums, sizes, 0.80, rng) >= 0.77
+
+
+def test_the_interval_is_not_needlessly_wide():
+    rng = np.random.default_rng(7)
+    sums, sizes = crossed(rng, 800, 2, 1, 120, (0.0, 1.0, 0.0))
+    assert covered(sums, sizes, 0.95, rng) <= 0.97
+    sums, sizes = crossed(rng, 800, 5, 3, 120, (1.0, 0.0, 0.0))
+    assert covered(sums, sizes, 0.80, rng) <= 0.93
+
+
+def test_document_error_is_the_delta_methods():
+    rng = np.random.default_rng(1)
+    sizes = rng.lognormal(3, 0.7, (400, 3))
+    numerators = sizes * rng.standard_normal((400, 3)) + rng.standard_normal((400, 3)) * 5
+    left = numerators - sizes * (numerators.sum(0) / sizes.sum(0))
+    delta = np.sqrt((left**2).sum(0) * 400 / 399) / sizes.sum(0)
+    np.testing.assert_allclose(document_standard_errors(numerators, sizes, rng), delta, rtol=0.06)
+
+
+def test_document_error_is_scipys_bootstrap():
+    rng = np.random.default_rng(2)
+    sizes = rng.integers(10, 100, 60).astype(float)
+    numerators = sizes * rng.standard_normal(60)
+    theirs = stats.bootstrap(
+        (numerators, sizes),
+        lambda x, y, axis=-1: x.sum(axis) / y.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=4000,
+        method="percentile",
+        rng=rng,
+    )
+    ours = document_standard_errors(numerators[:, None], sizes[:, None], rng, resamples=4000)[0]
+    assert ours == pytest.approx(theirs.standard_error * np.sqrt(60 / 59), rel=0.06)
+
+
+def test_resampling_in_pieces_changes_nothing(monkeypatch):
+    rng = np.random.default_rng(3)
+    numerators, sizes = rng.standard_normal((50, 2)), rng.uniform(1, 2, (50, 2))
+    whole = document_standard_errors(numerators, sizes, np.random.default_rng(4))
+    monkeypatch.setattr(intervals, "_CELLS_AT_ONCE", 333)
+    np.testing.assert_allclose(document_standard_errors(numerators, sizes, np.random.default_rng(4)), whole, rtol=1e-9)
+
+
+def test_one_document_has_no_error():
+    assert np.isnan(document_standard_errors(np.ones((1, 1)), np.ones((1, 1)), np.random.default_rng(0))).all()
+
+
+def test_seed_error_of_a_pair_is_the_spread_of_its_differences():
+    variant, twin = np.array([1.0, 3.0, 8.0]), np.array([0.5, 0.0, 2.0])
+    error, freedom = seed_standard_error(variant, twin, np.stack([variant, twin]))
+    assert error == pytest.approx(stats.sem([0.5, 3.0, 6.0]))
+    assert freedom == 2
+
+
+def test_seed_error_is_pooled_over_arms_as_in_a_block_design():
+    rng = np.random.default_rng(5)
+    arms = rng.standard_normal((5, 3)) + rng.standard_normal(3) * 10
+    arms[1] = arms[0] + 1  # a pair that happens not to spread at all
+    effects = [[a == i for i in range(5)] + [s == j for j in range(1, 3)] for a in range(5) for s in range(3)]
+    squares = np.linalg.lstsq(np.array(effects, float), arms.ravel())[1][0]
+    error, freedom = seed_standard_error(arms[0], arms[1], arms)
+    assert freedom == 8
+    assert error == pytest.approx(np.sqrt(2 * squares / 8 / 3))
+
+
+def test_a_pair_that_spreads_more_than_the_others_keeps_its_own_spread():
+    arms = np.array([[0.0, 4.0], [0.0, 0.0], [1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [4.0, 4.0]])
+    error, _ = seed_standard_error(arms[0], arms[1], arms)
+    assert error == pytest.approx(stats.sem([0.0, 4.0]))
+
+
+def test_one_seed_has_no_error_over_seeds():
+    assert seed_standard_error(np.ones(1), np.zeros(1), np.ones((2, 1))) == (None, None)
+
+
+def test_one_seed_gives_students_interval_over_documents():
+    ends = interval(0.3, 0.02, 40, None, None, 0.9)
+    np.testing.assert_allclose(ends, stats.t.interval(0.9, 39, loc=0.3, scale=0.02))
+
+
+def test_both_sources_add_their_squared_half_widths():
+    documents, seeds = (stats.t.ppf(0.975, df) * error for df, error in ((39, 0.02), (1, 0.01)))
+    low, high = interval(0.0, 0.02, 40, 0.01, 1, 0.95)
+    assert high == -low == pytest.approx(np.hypot(documents, seeds))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.2, -0.1, "better"),
+        (-0.2, 0.0, "not_worse"),
+        (0.0, 0.0, "not_worse"),
+        (0.01, 0.04, "not_worse"),
+        (-0.01, 0.05, "not_shown"),
+        (0.01, 0.06, "not_shown"),
+        (-0.2, 0.2, "not_shown"),
+        (0.05, 0.07, "not_shown"),
+        (0.051, 0.07, "worse"),
+    ],
+)
+def test_outcome_by_where_the_interval_lies(low, high, expected):
+    assert outcome((low, high), 0.05, lower_is_better=True) == expected
+    assert outcome((-high, -low), 0.05, lower_is_better=False) == expected
+
+
+def test_no_interval_shows_nothing():
+    assert outcome(None, 0.05, lower_is_better=True) == "not_shown"
+
+
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0.01, 0.5), st.floats(0.01, 0.5))
+def test_a_wider_margin_never_turns_a_verdict_to_the_worse(low, width, margin, more):
+    order = ["worse", "not_shown", "not_worse", "better"]
+    narrow, wide = (outcome((low, low + width), m, lower_is_better=True) for m in (margin, margin + more))
+    assert order.index(wide) >= order.index(narrow)
