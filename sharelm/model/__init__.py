@@ -3,6 +3,6 @@
 from sharelm.model.caches import Caches
 from sharelm.model.decoder import Decoder
 from sharelm.model.generation import generate
-from sharelm.model.weights import load_model, save_weights
+from sharelm.model.weights import PRECISIONS, load_model, save_weights
 
-__all__ = ["Caches", "Decoder", "generate", "load_model", "save_weights"]
+__all__ = ["PRECISIONS", "Caches", "Decoder", "generate", "load_model", "save_weights"]

@@ -16,11 +16,11 @@ from sharelm.sharing import ModelShape
 NORM_EPSILON = 1e-6
 
 
-def rotary_table(shape: ModelShape) -> Tensor:
+def rotary_table(shape: ModelShape, device: torch.device) -> Tensor:
     """Cosines and sines [2, context, head_width] of every position, in fp32 (RoFormer, arXiv 2104.09864)."""
-    half = torch.arange(0, shape.head_width, 2, dtype=torch.float32) / shape.head_width
-    angles = torch.outer(torch.arange(shape.context, dtype=torch.float32), shape.rope_theta**-half)
-    angles = torch.cat((angles, angles), dim=-1)
+    exponents = torch.arange(0, shape.head_width, 2, dtype=torch.float32, device=device) / shape.head_width
+    positions = torch.arange(shape.context, dtype=torch.float32, device=device)
+    angles = torch.outer(positions, shape.rope_theta**-exponents).repeat(1, 2)
     return torch.stack((angles.cos(), angles.sin()))
 
 
@@ -28,6 +28,16 @@ def rotate(heads: Tensor, rotary: Tensor) -> Tensor:
     """Heads [B, H, T, D] turned by the angles of their positions, `rotary` [2, B or 1, 1, T, D]."""
     first, second = heads.chunk(2, dim=-1)
     return heads * rotary[0] + torch.cat((-second, first), dim=-1) * rotary[1]
+
+
+class Linear(nn.Linear):
+    """A matrix without bias that draws no weights of its own: `Decoder.initialise` or a file gives them."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Nothing: drawing twice would cost a large model seconds at every load."""
 
 
 class AttentionBlock(nn.Module):
@@ -38,12 +48,12 @@ class AttentionBlock(nn.Module):
         self.head_width = shape.head_width
         queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
         self.norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
-        self.query = nn.Linear(shape.width, queries, bias=False)
-        self.key = nn.Linear(shape.width, keys, bias=False)
-        self.value = nn.Linear(shape.width, keys, bias=False)
+        self.query = Linear(shape.width, queries)
+        self.key = Linear(shape.width, keys)
+        self.value = Linear(shape.width, keys)
         self.query_norm = nn.RMSNorm(shape.head_width, eps=NORM_EPSILON)
         self.key_norm = nn.RMSNorm(shape.head_width, eps=NORM_EPSILON)
-        self.output = nn.Linear(queries, shape.width, bias=False)
+        self.output = Linear(queries, shape.width)
 
     def _heads(self, flat: Tensor) -> Tensor:
         return flat.view(*flat.shape[:2], -1, self.head_width).transpose(1, 2)
@@ -69,9 +79,9 @@ class FeedForwardBlock(nn.Module):
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
-        self.gate = nn.Linear(shape.width, shape.feed_forward, bias=False)
-        self.up = nn.Linear(shape.width, shape.feed_forward, bias=False)
-        self.down = nn.Linear(shape.feed_forward, shape.width, bias=False)
+        self.gate = Linear(shape.width, shape.feed_forward)
+        self.up = Linear(shape.width, shape.feed_forward)
+        self.down = Linear(shape.feed_forward, shape.width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """What this block adds to `hidden`."""

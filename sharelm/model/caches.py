@@ -47,11 +47,16 @@ class Caches:
         """Make room for `new` tokens in every row; returns their positions [B or 1, new]."""
         self._new = new
         even = len(set(self.lengths)) == 1
-        first = torch.tensor(self.lengths[:1] if even else self.lengths, device=self.device)
-        self._positions = first[:, None] + torch.arange(new, device=self.device)
-        visible = torch.arange(max(self.lengths) + new, device=self.device)
-        needs_mask = not even or (new > 1 and self.lengths[0] > 0)
-        self._mask = (visible <= self._positions[..., None])[:, None] if needs_mask else None
+        first = self.lengths[0]
+        if even:  # the common case, and the one that is measured: nothing is copied from the host
+            self._positions = torch.arange(first, first + new, device=self.device)[None]
+        else:
+            lengths = torch.tensor(self.lengths, device=self.device)
+            self._positions = lengths[:, None] + torch.arange(new, device=self.device)
+        self._mask = None
+        if not even or (new > 1 and first > 0):
+            visible = torch.arange(max(self.lengths) + new, device=self.device)
+            self._mask = (visible <= self._positions[..., None])[:, None]
         return self._positions
 
     def end(self) -> None:
@@ -67,7 +72,7 @@ class Caches:
         return partial(self._extend, depth)
 
     def _extend(self, depth: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store new keys and values [B, kv_heads, T, head_width]; returns all that may be seen, and a mask where rows differ."""
+        """Store new keys and values [B, kv_heads, T, head_width]; returns all, and a mask where one is needed."""
         keys, values = self.keys[depth], self.values[depth]
         used = max(self.lengths) + self._new
         if len(self._positions) == 1:

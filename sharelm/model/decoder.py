@@ -27,13 +27,16 @@ class Decoder(nn.Module):
         self.shape = shape
         self.sharing = sharing
         self.activation_checkpointing = activation_checkpointing
-        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+        self.embedding = nn.Parameter(torch.empty(shape.vocabulary, shape.width))
         self.attention_blocks = nn.ModuleList(AttentionBlock(shape) for _ in range(sharing.attention_blocks))
         self.feed_forward_blocks = nn.ModuleList(FeedForwardBlock(shape) for _ in range(sharing.feed_forward_blocks))
         self.final_norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
-        # no buffer: a buffer would be rounded to bf16 with the weights
-        with torch.device("cpu"):
-            self._rotary_table = rotary_table(shape)
+        self._rotary_table: Tensor | None = None  # no buffer: a buffer would be rounded to bf16 with the weights
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.device
 
     def initialise(self, seed: int) -> Decoder:
         """Draw every weight from `seed` and the weight's name alone; returns the model.
@@ -55,12 +58,12 @@ class Decoder(nn.Module):
 
     def caches(self, batch: int, capacity: int) -> Caches:
         """Empty caches for `batch` rows of up to `capacity` tokens, on this model's device, in its precision."""
-        weight = self.embedding.weight
-        return Caches(self.shape, self.sharing.depth, batch, capacity, weight.device, weight.dtype)
+        return Caches(self.shape, self.sharing.depth, batch, capacity, self.device, self.embedding.dtype)
 
     def _rotary(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
-        if self._rotary_table.device != positions.device:
-            self._rotary_table = self._rotary_table.to(positions.device)
+        if self._rotary_table is None or self._rotary_table.device != positions.device:
+            with torch.inference_mode(False):  # training may use it later
+                self._rotary_table = rotary_table(self.shape, positions.device)
         return self._rotary_table[:, positions][:, :, None].to(dtype)
 
     def _depth(self, depth: int, hidden: Tensor, rotary: Tensor, extend: Extend | None = None) -> Tensor:
@@ -73,7 +76,7 @@ class Decoder(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         if caches is not None:
             positions = caches.begin(tokens.shape[1])
-        hidden = self.embedding(tokens)
+        hidden = F.embedding(tokens, self.embedding)
         rotary = self._rotary(positions, hidden.dtype)
         for depth in range(self.sharing.depth):
             if caches is not None:
@@ -90,7 +93,7 @@ class Decoder(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., width]."""
-        return F.linear(hidden, self.embedding.weight)
+        return F.linear(hidden, self.embedding)
 
     def forward(
         self,

@@ -26,7 +26,7 @@ def generate(model: Decoder, prompts: list[list[int]], new_tokens: int) -> list[
                 f"prompts[{number}] has {length} tokens; with new_tokens = {new_tokens} that is more than "
                 f"the context of {context}"
             )
-    device = model.embedding.weight.device
+    device = model.device
     width = max(lengths)
     tokens = torch.tensor([prompt + [0] * (width - len(prompt)) for prompt in prompts], device=device)
     caches = model.caches(len(prompts), width + new_tokens)

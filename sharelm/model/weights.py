@@ -14,6 +14,8 @@ from sharelm.errors import InputError, IntegrityError
 from sharelm.model.decoder import Decoder
 from sharelm.sharing import ModelShape, Sharing
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 def save_weights(model: Decoder, path: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write the stored weights, each once, as `dtype` (the model's own if None)."""
@@ -25,11 +27,12 @@ def save_weights(model: Decoder, path: str | Path, dtype: torch.dtype | None = N
     save_file(tensors, str(path), metadata=metadata)
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Decoder:
-    """The model in this file, on `device`, as `dtype` (as stored if None), ready to evaluate.
+def load_model(path: str | Path, device: torch.device | str = "cpu", precision: str | None = None) -> Decoder:
+    """The model in this file, ready to evaluate on `device`, in "fp32" or "bf16" (as stored if None).
 
     Raises `InputError` when the file cannot be read and `IntegrityError` when it is not what `save_weights` wrote.
     """
+    dtype = None if precision is None else PRECISIONS[precision]
     try:
         with safe_open(str(path), framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}

@@ -1,0 +1,132 @@
+"""What serving one model costs under one request shape, measured on the device at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharelm.cost.memory import peak_bytes
+from sharelm.cost.money import cost_per_1m_tokens
+from sharelm.model import Decoder, load_model
+from sharelm.steps import Machine
+from sharelm.study.tree import Cost, Workload
+
+WARM_UP_REQUESTS = 2
+
+
+class Request:
+    """One batch of random prompts that is served greedily; time does not depend on what the tokens say."""
+
+    def __init__(self, model: Decoder, workload: Workload) -> None:
+        generator = torch.Generator().manual_seed(0)
+        size = (workload.batch, workload.prompt_tokens)
+        prompt = torch.randint(model.shape.vocabulary, size, generator=generator)
+        self.model = model
+        self.workload = workload
+        self.prompt = prompt.to(model.device)
+        self.caches = model.caches(workload.batch, workload.prompt_tokens + workload.new_tokens)
+
+    def prefill(self) -> Tensor:
+        """The first new token [B, 1] of every prompt, from empty caches."""
+        self.caches.keep([0] * self.workload.batch)
+        return self.decode(self.prompt)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """The token [B, 1] that follows `tokens` [B, T] and all before them."""
+        logits: Tensor = self.model(tokens, caches=self.caches, last_only=True)
+        return logits[:, -1].argmax(dim=-1, keepdim=True)
+
+    def decode_last(self) -> Tensor:
+        """The last step of a request alone: what the one before it left is taken as there."""
+        self.caches.keep([self.workload.prompt_tokens + self.workload.new_tokens - 2] * self.workload.batch)
+        return self.decode(self.prompt[:, -1:])
+
+
+def _seconds(run: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
+    """Wall time of `run` with all that it started on the device, and its result."""
+    _wait(device)
+    start = time.perf_counter()
+    result = run()
+    _wait(device)
+    return time.perf_counter() - start, result
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@torch.inference_mode()
+def measure(weights: Path, workload: Workload, machine: Machine, cost: Cost) -> dict[str, Any]:
+    """One row of the table `costs` for the model in this file, less the columns that name the trial.
+
+    Each of `workload.repeats` requests, after two that warm up, is timed from empty caches to its last token, with
+    the device waited for around the prefill and around every decoding step. Throughput is that of the median
+    request. Memory is counted in a request of its own, for counting takes time.
+    """
+    device = torch.device(machine.device)
+    torch.zeros(1, device=device)  # a GPU's context is made once a process and is no part of loading
+    load_seconds, model = _load(weights, device, machine.precision)
+    request = Request(model, workload)
+    prefill, decode, whole = [], [], []
+    for repeat in range(-WARM_UP_REQUESTS, workload.repeats):
+        seconds, tokens = _seconds(request.prefill, device)
+        steps = []
+        for _ in range(workload.new_tokens - 1):
+            spent, tokens = _seconds(partial(request.decode, tokens), device)
+            steps.append(spent)
+        if repeat >= 0:
+            prefill.append(seconds)
+            decode += steps
+            whole.append(seconds + sum(steps))
+    tokens_per_second = workload.batch * workload.new_tokens / float(np.median(whole))
+    weights_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    peak = weights_bytes + peak_bytes(lambda: serve_extremes(model, workload), device)
+    return {
+        "workload": workload.name,
+        "device": machine.device_name,
+        "precision": machine.precision,
+        "batch": workload.batch,
+        "prompt_tokens": workload.prompt_tokens,
+        "new_tokens": workload.new_tokens,
+        "prefill_ms_p50": _milliseconds(prefill, 50),
+        "prefill_ms_p95": _milliseconds(prefill, 95),
+        "decode_ms_p50": _milliseconds(decode, 50),
+        "decode_ms_p95": _milliseconds(decode, 95),
+        "generated_tokens_per_second": tokens_per_second,
+        "load_seconds": load_seconds,
+        "disk_bytes": weights.stat().st_size,
+        "weights_bytes": weights_bytes,
+        "kv_bytes": request.caches.bytes,
+        "rest_bytes": peak - weights_bytes - request.caches.bytes,
+        "peak_bytes": peak,
+        "cost_per_1m_tokens": cost_per_1m_tokens(tokens_per_second, cost.price_per_hour),
+        "currency": cost.currency,
+    }
+
+
+def serve_extremes(model: Decoder, workload: Workload) -> None:
+    """The two steps of a request that can hold most memory: the prefill, and the decoding step that sees most."""
+    request = Request(model, workload)
+    request.prefill()
+    if workload.new_tokens > 1:
+        request.decode_last()
+
+
+def _load(weights: Path, device: torch.device, precision: str) -> tuple[float, Decoder]:
+    start = time.perf_counter()
+    model = load_model(weights, device, precision)
+    _wait(device)
+    return time.perf_counter() - start, model
+
+
+def _milliseconds(seconds: list[float], percentile: int) -> float | None:
+    """A percentile in milliseconds; None where nothing was timed (a request of one new token decodes nothing)."""
+    return float(np.percentile(seconds, percentile)) * 1e3 if seconds else None

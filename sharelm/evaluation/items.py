@@ -1,0 +1,139 @@
+"""What a task asks of a model: items, each a history and one or more answers whose tokens are scored after it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+from sharelm.errors import InputError
+from sharelm.evaluation.questions import read_questions
+from sharelm.study.tree import Task
+
+PASSAGE_CHARACTERS = 300  # a passage is at least this long before its last word; LAMBADA's are 75 words on average
+
+# a word after one blank that ends a sentence or a line
+LAST_WORD = re.compile(r"(?<=\S) (\w{2,})(?=[.!?][\"'”’)\]]*\s|[^\w\s]{0,3}(?:\n|\Z))")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row to score. With several answers the row is the gold one's, and `correct` says whether it won."""
+
+    domain: str
+    document: str
+    item: int
+    history: list[int]
+    answers: tuple[list[int], ...]
+    answer_bytes: tuple[int, ...]
+    gold: int = 0
+    judged: bool = True  # False: the row has a likelihood and nothing to be right about
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a model reads for this item, all answers together."""
+        return sum(len(self.history) + len(answer) for answer in self.answers)
+
+
+def task_items(task: Task, corpus: Any, base: Path) -> list[Item]:
+    """The items of a task in a fixed order, at most `task.max_items`; a relative file is looked for in `base`.
+
+    Raises `InputError` for a bad file, and when the held-out documents hold nothing to score.
+    """
+    items = list(islice(KINDS[task.kind](task, corpus, base), task.max_items))
+    if not items:
+        raise InputError(f"task {task.name!r} ({task.kind}) finds nothing to score in the held-out documents")
+    return items
+
+
+def shard(items: list[Item], index: int, count: int) -> list[Item]:
+    """The items of shard `index` of `count`; every item is in one shard, and shards cost about the same tokens."""
+    loads = [0] * count
+    chosen = []
+    for number in sorted(range(len(items)), key=lambda n: (-items[n].tokens, n)):
+        lightest = loads.index(min(loads))
+        loads[lightest] += items[number].tokens
+        if lightest == index:
+            chosen.append(number)
+    return [items[number] for number in sorted(chosen)]
+
+
+def _in_turn(groups: Iterable[Iterable[Any]]) -> Iterator[Any]:
+    """One of each group, then the next of each, until all are empty."""
+    return (value for value in chain.from_iterable(zip_longest(*groups)) if value is not None)
+
+
+def _by_domain(corpus: Any) -> list[list[dict[str, Any]]]:
+    """Held-out documents of each domain, in the order of their digests."""
+    domains: dict[str, list[dict[str, Any]]] = {}
+    for document in sorted(corpus.validation().to_pylist(), key=lambda row: (row["domain"], row["digest"])):
+        domains.setdefault(document["domain"], []).append(document)
+    return list(domains.values())
+
+
+def _documents(task: Task, corpus: Any, base: Path) -> Iterator[Item]:
+    """Every held-out document, all of its tokens, the first one predicted from the end-of-text token."""
+    for row in _in_turn(_by_domain(corpus)):
+        if row["tokens"]:
+            yield Item(
+                domain=row["domain"],
+                document=row["digest"],
+                item=0,
+                history=[corpus.end_of_text],
+                answers=(row["tokens"],),
+                answer_bytes=(row["bytes"],),
+                judged=False,
+            )
+
+
+def passages(text: str) -> Iterator[tuple[str, str]]:
+    """Consecutive passages of a text, each as what precedes its last word and that word with its blank."""
+    start = 0
+    for match in LAST_WORD.finditer(text):
+        if match.start() - start >= PASSAGE_CHARACTERS:
+            yield text[start : match.start()], match.group()
+            start = match.end()
+
+
+def _last_words(task: Task, corpus: Any, base: Path) -> Iterator[Item]:
+    """LAMBADA's question (arXiv 1606.06031) on the held-out documents: a passage's last word, given the passage."""
+
+    def of(row: dict[str, Any]) -> Iterator[Item]:
+        for number, (passage, word) in enumerate(passages(row["text"])):
+            yield Item(
+                domain=row["domain"],
+                document=row["digest"],
+                item=number,
+                history=[corpus.end_of_text, *_encode(corpus, passage)],
+                answers=(_encode(corpus, word),),
+                answer_bytes=(len(word.encode()),),
+            )
+
+    return _in_turn(_in_turn(of(row) for row in rows) for rows in _by_domain(corpus))
+
+
+def _choices(task: Task, corpus: Any, base: Path) -> Iterator[Item]:
+    """One item a question; each choice is scored after the query and a blank."""
+    assert task.file is not None
+    for question in read_questions(Path(base, task.file)):
+        texts = [choice if choice[0].isspace() or not question.query else f" {choice}" for choice in question.choices]
+        yield Item(
+            domain=task.name,
+            document=f"{task.name}:{question.line}",
+            item=0,
+            history=[corpus.end_of_text, *_encode(corpus, question.query.rstrip())],
+            answers=tuple(_encode(corpus, text) for text in texts),
+            answer_bytes=tuple(len(choice.encode()) for choice in question.choices),
+            gold=question.gold,
+        )
+
+
+def _encode(corpus: Any, text: str) -> list[int]:
+    tokens: list[int] = corpus.tokenizer.encode(text, add_special_tokens=False).ids
+    return tokens
+
+
+KINDS = {"bits_per_byte": _documents, "cloze": _last_words, "multiple_choice": _choices}
