@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import sys
@@ -46,6 +47,7 @@ class _Client(JobSubmissionClient):
 
 def connect(address: str) -> JobSubmissionClient:
     """A client of the job server at this address; `ClusterError`, one sentence, where there is none."""
+    logging.disable(logging.INFO)  # Ray's client tells of every upload
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets the environment win over an argument
     with _one_sentence(address):
         return _Client(address)

@@ -155,6 +155,13 @@ class Variant(Node):
             check_schedule(kind, schedule, self.blocks)
         return Sharing(self.attention, self.feed_forward)
 
+    @field_validator("name")
+    @classmethod
+    def _not_a_twins(cls, name: str) -> str:
+        if name == "independent" or name.startswith("independent-L"):
+            raise ValueError("'independent' and 'independent-L...' are the names of the reference and of the twins")
+        return name
+
     @model_validator(mode="after")
     def _one_way(self) -> Variant:
         lists = (self.attention is not None, self.feed_forward is not None)

@@ -69,16 +69,20 @@ def _same_parameters(variant: Arm) -> tuple[ModelShape, Sharing, int, int]:
     """The independent model of the same width whose stored parameters are the variant's.
 
     For every depth up to the variant's, the feed-forward width that comes nearest to the target is taken (in
-    steps of 8, or of 1 below 64); of those depths the one whose feed-forward width changes least wins.
+    steps of 8, or of 1 where 8 would miss by more than 1 %); of those depths the one whose feed-forward width
+    changes least wins.
     """
     target = variant.footprint.stored_parameters
-    width, grain = variant.shape.feed_forward, 8 if variant.shape.feed_forward >= 64 else 1
+    width = variant.shape.feed_forward
     best: tuple[float, int, ModelShape] | None = None
     for depth in range(1, variant.sharing.depth + 1):
         without = footprint(replace(variant.shape, feed_forward=0), build_sharing(REFERENCE, depth)).stored_parameters
-        exact = (target - without) / (3 * variant.shape.width * depth)
-        nearest = width if round(exact, 9) == width else round(exact / grain) * grain
-        if nearest < grain:
+        parameters = 3 * variant.shape.width * depth  # of one unit of feed-forward width at every depth
+        exact = (target - without) / parameters
+        nearest = width if round(exact, 9) == width else round(exact / 8) * 8
+        if nearest < 8 or abs(nearest - exact) * parameters > 0.01 * target:
+            nearest = round(exact)
+        if nearest < 1:
             continue
         change = max(nearest / width, width / nearest)
         if best is None or change < best[0]:

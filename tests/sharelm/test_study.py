@@ -1,0 +1,235 @@
+"""A study's tree: what it refuses and how it says so; its arms, twins and trials."""
+
+import copy
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sharelm.errors import InputError
+from sharelm.sharing import SCHEMES
+from sharelm.study import arms, comparisons, load_study, trials
+from sharelm.study.load import parse_study, study_from_tree
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.toml"
+TREE = tomllib.loads(QUICKSTART.read_text(encoding="utf-8"))
+
+
+def changed(**settings_at):
+    """The quickstart with values set at dotted places (`__` for the dot, numbers index lists; None removes)."""
+    tree = copy.deepcopy(TREE)
+    for place, value in settings_at.items():
+        *path, last = (int(key) if key.isdigit() else key for key in place.split("__"))
+        node = tree
+        for key in path:
+            node = node[key]
+        if value is None:
+            del node[last]
+        else:
+            node[last] = value
+    return tree
+
+
+def refusal(**settings_at):
+    with pytest.raises(InputError) as caught:
+        study_from_tree(changed(**settings_at), "asked.toml")
+    message = str(caught.value)
+    assert message.startswith("asked.toml: ")
+    assert "\n" not in message
+    return message
+
+
+REFUSED = [
+    # what is set, and words that the sentence must hold
+    ({"training__tokns": 5}, ["training.tokns", "did you mean 'tokens'"]),
+    ({"modell": {}}, ["modell", "did you mean 'model'"]),
+    ({"variant__0__block": 2}, ["variant[0].block", "did you mean 'blocks'"]),
+    ({"evaluation__task__1__max_item": 2}, ["evaluation.task[1].max_item", "'max_items'"]),
+    ({"rollout__everywhere__seed": 2}, ["rollout.everywhere.seed", "'seeds'"]),
+    ({"model": None}, ["model is missing"]),
+    ({"cost__price_per_hour": None}, ["cost.price_per_hour is missing"]),
+    ({"variant__0__scheme": "albrt"}, ["variant[0]", "'albrt'", "did you mean 'albert'"]),
+    ({"variant__1__blocks": None}, ["'cycle'", "needs blocks"]),
+    ({"variant__0__blocks": 2}, ["'albert'", "blocks = 2", "takes no numbers"]),
+    ({"variant__1__blocks": 5}, ["'cycle'", "blocks = 5", "the depth, 4"]),
+    ({"variant__1__blocks": 4}, ["'cycle'", "shares nothing"]),
+    ({"variant__1__name": "albert"}, ["variant 'albert' is there 2 times"]),
+    ({"variant__0__name": "a/b"}, ["variant[0].name", "'a/b'"]),
+    ({"variant__0__name": "independent"}, ["variant[0].name", "'independent'"]),
+    ({"variant__0__name": "independent-L2"}, ["variant[0].name", "'independent-L2'"]),
+    ({"variant__0": {"name": "own"}}, ["variant[0]", "either scheme, or both attention and feed_forward"]),
+    ({"variant__0__attention": [0, 0, 0, 0]}, ["variant[0]", "one says it all"]),
+    ({"study__seeds": [1, 1]}, ["study.seeds", "[1, 1]", "not two runs"]),
+    ({"study__seeds": []}, ["study.seeds"]),
+    ({"study__name": "../up"}, ["study.name", "'../up'"]),
+    ({"model__heads": 256}, ["model", "heads = 256 is more than width = 128"]),
+    ({"model__heads": 3}, ["heads = 3 does not divide width = 128"]),
+    ({"model__kv_heads": 3}, ["kv_heads = 3 does not divide heads = 4"]),
+    ({"model__heads": 128, "model__kv_heads": 128}, ["width / heads = 1 is odd"]),
+    ({"training__tokens": 204_801}, ["tokens = 204801 is not a multiple of tokens_per_step = 2048"]),
+    (
+        {"training__tokens_per_step": 100, "training__tokens": 10_000},
+        ["training.tokens_per_step = 100", "of 128 tokens"],
+    ),
+    ({"training__workers": 3}, ["training.tokens_per_step = 2048", "3 workers"]),
+    ({"training__sequences_per_pass": 3}, ["training.sequences_per_pass = 3", "16 sequences"]),
+    ({"training__warmup_steps": 100}, ["warmup_steps = 100", "only 100 steps"]),
+    ({"training__zero_stage": 3}, ["zero_stage = 3", "stale gradients"]),
+    ({"training__zero_stage": 0, "training__precision": "bf16"}, ["zero_stage = 0 with bf16"]),
+    ({"training__activation_checkpointing": "reentrant"}, ["'reentrant'", "'non_reentrant'"]),
+    ({"training__learning_rate": float("inf")}, ["training.learning_rate"]),
+    ({"kpi__accuracy__loss_margin_nats": -0.1}, ["kpi.accuracy.loss_margin_nats = -0.1"]),
+    ({"kpi__inference_cost__memory_ratio_max": 0}, ["kpi.inference_cost.memory_ratio_max = 0"]),
+    ({"cost__price_per_hour": -1}, ["cost.price_per_hour = -1"]),
+    ({"cost__currency": "euro"}, ["cost.currency = 'euro'"]),
+    ({"cost__workload__0__prompt_tokens": 100}, ["cost.workload 'chat'", "132", "model.context = 128"]),
+    ({"data__source__0__uri": "books.txt"}, ["data.source[0]", "domain is missing"]),
+    ({"data__source__0__document_start": "("}, ["data.source[0].document_start = '('", "not a regular expression"]),
+    ({"data__vocabulary": 256}, ["data.vocabulary = 256"]),
+    ({"data__validation_fraction": 1.0}, ["data.validation_fraction = 1.0"]),
+    ({"evaluation__task__1__name": "held_out"}, ["task 'held_out' is there 2 times"]),
+    ({"evaluation__task__0__kind": "cloze"}, ["exactly one task of kind bits_per_byte"]),
+    ({"evaluation__task__1__kind": "multiple_choice"}, ["'last_word'", "names no file"]),
+    ({"evaluation__task__1__file": "a.jsonl"}, ["'last_word'", "names a file"]),
+    ({"twins__axes": ["parameters"], "rollout__everywhere__axes": []}, ["twins.axes lacks 'depth'"]),
+    ({"twins__axes": ["depth"]}, ["rollout.everywhere.axes names 'parameters'"]),
+]
+
+
+@pytest.mark.parametrize(("settings_at", "words"), REFUSED, ids=[" ".join(case) for case, _ in REFUSED])
+def test_one_sentence_names_field_and_value(settings_at, words):
+    message = refusal(**settings_at)
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("attention", "feed_forward", "words"),
+    [
+        ([0, 2, 2, 0], [0, 0, 1, 1], ["attention never reads stored block 1"]),
+        ([0, -1, 0, 0], [0, 0, 1, 1], ["attention[1] = -1 names a block that is not stored"]),
+        ([0, 0, 0, 0], [0, 0, 1], ["feed_forward has 3 entries but model.depth = 4"]),
+    ],
+)
+def test_schedules_must_fit_what_is_stored(attention, feed_forward, words):
+    message = refusal(variant__0={"name": "own", "attention": attention, "feed_forward": feed_forward})
+    for word in ("variant 'own'", *words):
+        assert word in message
+
+
+def test_a_schedule_may_not_read_past_the_blocks_it_declares():
+    own = {"name": "own", "blocks": 2, "attention": [0, 1, 2, 0], "feed_forward": [0, 1, 0, 1]}
+    assert "attention[2] = 2 names a block that is not stored; 2 are (0 to 1)" in refusal(variant__0=own)
+
+
+def test_several_mistakes_are_counted():
+    assert refusal(cost__price_per_hour=-1, model__width=-2).endswith("(and 1 more)")
+
+
+def test_unreadable_files_are_one_sentence(tmp_path):
+    cases = {"missing.toml": None, "latin.toml": "näme = 1".encode("latin-1"), "text.toml": b"not toml at all"}
+    for name, content in cases.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError) as caught:
+            load_study(tmp_path / name)
+        assert str(caught.value).startswith(str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_study(tmp_path)
+
+
+def test_the_tree_of_a_study_is_the_study():
+    study = load_study(QUICKSTART)
+    assert study_from_tree(study.tree(), "again") == study
+    assert study.tree()["training"]["zero_stage"] == 1  # a default, filled in
+
+
+def test_arms_trials_and_twins_of_the_quickstart():
+    study = load_study(QUICKSTART)
+    assert [(arm.name, arm.role) for arm in arms(study)] == [
+        ("independent", "reference"),
+        ("albert", "variant"),
+        ("cycle", "variant"),
+        ("independent-L1", "twin"),
+        ("independent-L2", "twin"),
+    ]
+    assert [trial.name for trial in trials(study)] == [
+        f"{arm}.s{seed}"
+        for seed in (0, 1)
+        for arm in ("independent", "albert", "cycle", "independent-L1", "independent-L2")
+    ]
+    assert [(pair.variant, pair.axis, pair.twin, pair.relative_error) for pair in comparisons(study)] == [
+        ("albert", "depth", "independent", 0.0),
+        ("albert", "parameters", "independent-L1", 0.0),
+        ("cycle", "depth", "independent", 0.0),
+        ("cycle", "parameters", "independent-L2", 0.0),
+    ]
+
+
+def test_two_variants_that_need_the_same_twin_share_it():
+    tree = changed(variant__0={"name": "turned", "scheme": "cycle_reversed", "blocks": 2})
+    names = [arm.name for arm in arms(study_from_tree(tree, "asked"))]
+    assert names == ["independent", "turned", "cycle", "independent-L2"]
+
+
+NUMBERS = {
+    "albert": st.just({}),
+    "sandwich": st.just({}),
+    "prelude_core_coda": st.fixed_dictionaries(
+        {"prelude": st.integers(0, 1), "core": st.just(1), "coda": st.integers(0, 1)}
+    ),
+}
+SHARED = sorted(set(SCHEMES) - {"independent"})
+
+
+@st.composite
+def studies(draw, scheme):
+    """A study of one variant whose blocks are some tens of thousands of parameters or more."""
+    heads = draw(st.sampled_from([2, 4, 8]))
+    width = heads * draw(st.sampled_from([16, 32, 64]))
+    depth = draw(st.integers(4, 16))
+    numbers = draw(NUMBERS.get(scheme, st.fixed_dictionaries({"blocks": st.integers(3, depth - 1)})))
+    tree = changed(
+        data__vocabulary=draw(st.integers(257, 4096)),
+        model__width=width,
+        model__depth=depth,
+        model__heads=heads,
+        model__kv_heads=draw(st.sampled_from([1, 2])),
+        model__feed_forward=draw(st.integers(2, 5)) * width,
+        variant=[{"name": "shared", "scheme": scheme, **numbers}],
+    )
+    return study_from_tree(tree, "drawn")
+
+
+@pytest.mark.parametrize("scheme", SHARED)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_twins_hold_their_axis_equal(scheme, data):
+    study = data.draw(studies(scheme))
+    by_name = {arm.name: arm for arm in arms(study)}
+    assert len(by_name) == len(arms(study))
+    assert len({(arm.shape, arm.sharing) for arm in by_name.values()}) == len(by_name)
+    for pair in comparisons(study):
+        variant, twin = by_name[pair.variant], by_name[pair.twin]
+        assert twin.sharing.is_independent
+        assert (twin.shape.width, twin.shape.heads, twin.shape.context) == (
+            variant.shape.width,
+            variant.shape.heads,
+            variant.shape.context,
+        )
+        if pair.axis == "depth":
+            assert twin.sharing.depth == variant.sharing.depth
+            assert twin.shape == variant.shape
+        else:
+            stored = twin.footprint.stored_parameters
+            assert stored == pair.reached
+            assert abs(stored / variant.footprint.stored_parameters - 1) < 0.01
+            assert abs(pair.relative_error) < 0.01
+
+
+def test_toml_errors_name_the_place():
+    with pytest.raises(InputError, match=r"asked\.toml is not TOML: .*line 2"):
+        parse_study("[study]\nname = what\n", "asked.toml")
