@@ -81,20 +81,36 @@ def fact(name: str, value: Any) -> str:
             return numbers.percent(value)
         return numbers.count(value) if isinstance(value, int) else numbers.significant(value)
     if isinstance(value, (list, tuple)):
-        return ", ".join(fact(name, item) for item in value) or numbers.NOTHING
+        return ", ".join(fact(name, item) for item in value) if len(value) < 9 else f"{len(value)} of them"
     return numbers.NOTHING if value is None else str(value)
 
 
 def fact_rows(facts: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
-    """Nested facts as rows of a label and a value."""
+    """Nested facts as rows of a label and a value; a name without a unit of its own has that of the name above."""
     rows = []
     for name, value in facts.items():
-        label = f"{above}: {words(name)}" if above else title(name)
+        label = f"{above} {name}" if above else name
         if isinstance(value, Mapping):
             rows += fact_rows(value, label)
         else:
-            rows.append((label, fact(name, value)))
+            unit = name if name.endswith(("seconds", "bytes", "share", "documents", "tokens")) else above
+            rows.append((title(label), fact(unit or name, value)))
     return rows
+
+
+def _domain_rows(domains: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a domain and split, of the data's `domains` facts."""
+    return [
+        {"domain": domain, "split": split, **counts}
+        for domain, splits in domains.items()
+        for split, counts in splits.items()
+    ]
+
+
+def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = fact_rows({name: value for name, value in facts.items() if name not in ("data", "missing", "chance")})
+    wall, compute = facts.get("wall_seconds"), facts.get("compute_seconds")
+    return [*rows, ("Compute share", numbers.percent(compute / wall))] if wall and compute is not None else rows
 
 
 def _worst(outcomes: list[str]) -> str:
@@ -103,14 +119,25 @@ def _worst(outcomes: list[str]) -> str:
     return "not_met" if "not_met" in outcomes else "met"
 
 
-def _variant(name: str, verdicts: list[Row]) -> dict[str, Any]:
+def _gate(study: Study, stage: str) -> str:
+    """What a roll-out stage asks for, in the study's own numbers."""
+    gate = getattr(study.rollout, stage)
+    asked = [", ".join(words(kpi) for kpi in gate.kpis)]
+    asked.append(f"{gate.seeds} seed{'s' if gate.seeds > 1 else ''}")
+    if gate.training_tokens:
+        asked.append(f"{numbers.si(gate.training_tokens)} training tokens")
+    asked += [f"no loss at {axis_words(axis)}" for axis in gate.axes]
+    return f"Asks for {'; '.join(asked)}."
+
+
+def _variant(study: Study, name: str, verdicts: list[Row]) -> dict[str, Any]:
     mine = [row for row in verdicts if row["variant"] == name]
     kpis = []
     for kpi in _KPIS:
         rows = [row for row in mine if row["kind"] == "kpi" and row["name"] == kpi]
         kpis.append({"name": kpi, "outcome": _worst([row["outcome"] for row in rows]), "rows": rows})
     by_stage = {row["name"]: row for row in mine if row["kind"] == "stage"}
-    stages = [by_stage[stage] for stage in STAGES if stage in by_stage]
+    stages = [by_stage[stage] | {"gate": _gate(study, stage)} for stage in STAGES if stage in by_stage]
     reached, lacking = None, None
     for stage in stages:
         if stage["outcome"] != "supported":
@@ -148,7 +175,9 @@ def _arm_json(figures: ArmFigures) -> dict[str, Any]:
         "accuracy_by_task": figures.accuracies,
         "training_cost": figures.training_cost,
         "costs": figures.costs,
-        "trials": [{k: v for k, v in row.items() if k not in ("resolved_json", "step", "study")} for row in figures.trials],
+        "trials": [
+            {k: v for k, v in row.items() if k not in ("resolved_json", "step", "study")} for row in figures.trials
+        ],
     }
 
 
@@ -178,6 +207,7 @@ def _environment() -> jinja2.Environment:
         "significant": numbers.significant,
         "decimals": numbers.decimals,
         "signed": numbers.signed,
+        "plain": numbers.plain,
         "si": numbers.si,
         "percent": numbers.percent,
         "count": numbers.count,
@@ -197,16 +227,16 @@ def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], fac
 
     `headline` are the verdict's lines. `facts` is a tree of what the tables do not hold; every entry is optional
     and shown by its name, whose ending gives the unit (`_seconds`, `_bytes`, `_share`). Three names mean more:
-    `data` (shown with the data), `missing` (a list of `{"trial", "reason"}`) and `chance` (the accuracy that
-    guessing reaches, by task).
+    `data` (the data step's facts; its `domains` are a tree domain, split, then `documents`, `bytes`, `tokens`),
+    `missing` (a list of `{"trial", "reason"}`) and `chance` (the accuracy that guessing reaches, by task).
     """
-    summary = summarise(study, tables)
+    summary, data = summarise(study, tables), facts.get("data") or {}
     main = [row for row in summary.comparisons if row["metric"] == LOSS and row["domain"] == ALL]
     context = {
         "study": study,
         "headline": headline,
         "summary": summary,
-        "variants": [_variant(variant.name, summary.verdicts) for variant in study.variant],
+        "variants": [_variant(study, variant.name, summary.verdicts) for variant in study.variant],
         "gallery": draw(summary),
         "main": main,
         "others": [row for row in summary.comparisons if row not in main],
@@ -214,8 +244,9 @@ def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], fac
         "settings": compare_settings(row for figures in summary.arms for row in figures.trials),
         "caveats": caveats(study, summary, facts),
         "tolerance": AXIS_TOLERANCE,
-        "data_facts": fact_rows(facts.get("data") or {}),
-        "run_facts": fact_rows({k: v for k, v in facts.items() if k not in ("data", "missing", "chance")}),
+        "data_facts": fact_rows({name: value for name, value in data.items() if name != "domains"}),
+        "domains": _domain_rows(data.get("domains") or {}),
+        "run_facts": _run_facts(facts),
         "toml": to_toml(study.tree()).strip(),
         "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
     }

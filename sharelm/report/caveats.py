@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sharelm.report.numbers import count, percent, si, signed, significant
+from sharelm.report.numbers import count, percent, plain, si, signed, significant
 from sharelm.report.summary import Summary
 from sharelm.study import Study
 
@@ -66,10 +66,11 @@ def _comparisons(study: Study, summary: Summary) -> list[str]:
         else:
             why = (
                 f"the interval {signed(row['interval_low'])} to {signed(row['interval_high'])} does not settle it "
-                f"against the margin {significant(row['margin'])}"
+                f"against the margin {plain(row['margin'])}"
             )
         found.append(
-            f"{row['variant']} against its twin of {axis_words(row['axis'])} on {row['task']}{domain}: not shown; {why}."
+            f"{row['variant']} against its twin of {axis_words(row['axis'])} on {row['task']}{domain}: not shown; "
+            f"{why}."
         )
     return found
 
@@ -112,7 +113,9 @@ def _cost(study: Study, summary: Summary) -> list[str]:
             found.append(f"Cost of {figures.arm.name} was not measured for {', '.join(lacking)}.")
     devices = sorted({row["device"] for figures in summary.arms for row in figures.costs})
     if len(devices) > 1:
-        found.append(f"Costs were measured on different devices ({', '.join(devices)}) and are not comparable between them.")
+        found.append(
+            f"Costs were measured on different devices ({', '.join(devices)}) and are not comparable between them."
+        )
     processors = [device for device in devices if not is_accelerator(device)]
     if processors:
         found.append(
@@ -126,7 +129,7 @@ def _cost(study: Study, summary: Summary) -> list[str]:
     return found
 
 
-def _scale(study: Study, summary: Summary) -> list[str]:
+def _scale(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]:
     reference = summary.arms[0].arm.footprint
     stored, tokens = reference.stored_parameters, study.training.tokens
     body = max(1, stored - reference.embedding_parameters)
@@ -147,6 +150,12 @@ def _scale(study: Study, summary: Summary) -> list[str]:
             f"In the BabyLM recursion study a looped model overtook its independent twin only after 75 to 200 M "
             f"tokens; at {si(tokens)} a short run may give the wrong sign."
         )
+    available = (facts.get("data") or {}).get("training_tokens")
+    if available and tokens > 1.5 * available:
+        found.append(
+            f"The corpora hold {si(available)} training tokens, so each was seen {significant(tokens / available, 2)} "
+            "times: what arms gain from fresh text is not shown."
+        )
     found.append("All arms share one learning rate and schedule; none was tuned on its own.")
     return found
 
@@ -161,7 +170,7 @@ def caveats(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[tu
     groups = [
         ("Runs", _runs(study, summary, facts)),
         ("Comparisons", _comparisons(study, summary)),
-        ("Scale and training", _scale(study, summary)),
+        ("Scale and training", _scale(study, summary, facts)),
         ("Tasks", _tasks(study, summary, facts)),
         ("Cost", _cost(study, summary)),
     ]

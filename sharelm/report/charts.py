@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from sharelm.report.drawing import Canvas, Chart, printable, short, spread
-from sharelm.report.numbers import si, significant, signed
+from sharelm.report.numbers import plain, si, signed, significant
 
 VARIANT, TWIN, PARAMETERS_TWIN, GREY = "#b34700", "#0067a3", "#00705a", "#6a6a6a"
 OUTCOME_MARKS = {  # colour and shape: neither alone carries the outcome
@@ -20,6 +20,7 @@ OUTCOME_MARKS = {  # colour and shape: neither alone carries the outcome
     "not_shown": ("#6a6a6a", "s"),
 }
 _ROW = 34.0  # points: a line of text and a mark below it
+_BELOW = 32.0  # points from an axis down to its label's baseline
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,21 @@ class Bar:
 
 
 def _rows_axes(rows: int, top: float = 4, bottom: float = 42) -> Canvas:
-    canvas = Canvas(rows * _ROW + top + bottom, left=6, right=8, top=top, bottom=bottom)
+    canvas = Canvas(rows * _ROW + top + bottom, left=4, right=4, top=top, bottom=bottom)
     axes = canvas.axes
     axes.set_ylim(rows, 0)
     axes.yaxis.set_major_locator(NullLocator())
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="x", length=3)
     return canvas
+
+
+def _ticks(axes: Axes, shown: Callable[[float], str], room: float = 0.08) -> None:
+    """A few ticks with labels, none so near an end of the axis that its label is cut; zero stands at the left end."""
+    low, high = axes.get_xlim()
+    inset = (high - low) * room
+    places = [x for x in MaxNLocator(4).tick_values(low, high) if low + inset <= x <= high - inset]
+    axes.set_xticks(places, [shown(0.0 if abs(x) < inset * 1e-6 else x) for x in places])
 
 
 def _row_text(axes: Axes, row: int, left: str, right: str, colour: str = "#222") -> None:
@@ -81,7 +90,13 @@ def _row_text(axes: Axes, row: int, left: str, right: str, colour: str = "#222")
 
 
 def forest(
-    key: str, title: str, caption: str, rows: Sequence[Interval], unit: str, margin: float | None, higher_is_better: bool
+    key: str,
+    title: str,
+    caption: str,
+    rows: Sequence[Interval],
+    unit: str,
+    margin: float | None,
+    higher_is_better: bool,
 ) -> Chart:
     """Differences, variant less twin, with intervals; the side that the margin allows is shaded."""
     canvas = _rows_axes(len(rows), top=20)
@@ -95,12 +110,14 @@ def forest(
     if edge is not None:
         start, end = (edge, high) if higher_is_better else (low, edge)
         axes.add_patch(Rectangle((start, 0), end - start, len(rows), facecolor="#e4eef5", edgecolor="none", zorder=0))
-        axes.vlines(edge, 0, len(rows), colors="#0067a3", linestyles="dashed", linewidth=1)
         align = "right" if (edge - low) / (high - low) > 0.5 else "left"
-        axes.text(edge, -0.12, f"margin {signed(edge)}", color="#0067a3", ha=align, va="baseline")
+        name = f"margin {'+' if edge > 0 else '−'}{plain(abs(edge))}"
+        axes.text(edge, -0.12, name, color="#0067a3", ha=align, va="baseline")
     for i, row in enumerate(rows):
         colour, marker = OUTCOME_MARKS.get(row.outcome or "", ("#333", "o"))
         axes.vlines(0, i + 0.46, i + 0.98, colors="#333", linewidth=1)
+        if edge is not None:
+            axes.vlines(edge, i + 0.46, i + 0.98, colors="#0067a3", linestyles="dashed", linewidth=1.2)
         word = f" {row.outcome.replace('_', ' ')}" if row.outcome else ""
         _row_text(axes, i, short(row.label, 30), f"{signed(row.value)}{word}", colour)
         if row.low is not None and row.high is not None:
@@ -108,12 +125,16 @@ def forest(
         if row.value is not None:
             face = "white" if row.outcome == "not_shown" else colour
             axes.plot([row.value], [i + 0.72], marker=marker, color=colour, markerfacecolor=face, markersize=6)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: significant(x, 2)))
+    _ticks(axes, plain)
+    axes.set_xlabel(unit)
     sides = ("twin better", "variant better") if higher_is_better else ("variant better", "twin better")
-    axes.set_xlabel(f"← {sides[0]}     {unit}     {sides[1]} →")
+    for x, side, align in ((0, f"← {sides[0]}", "left"), (1, f"{sides[1]} →", "right")):
+        axes.annotate(
+            side, (x, 0), (0, -_BELOW), xycoords="axes fraction", textcoords="offset points", ha=align, va="baseline"
+        )
     description = "; ".join(
-        f"{row.label}: {signed(row.value)} ({signed(row.low)} to {signed(row.high)}) {(row.outcome or '').replace('_', ' ')}"
+        f"{row.label}: {signed(row.value)}, from {signed(row.low)} to {signed(row.high)}"
+        + (f", {row.outcome.replace('_', ' ')}" if row.outcome else "")
         for row in rows
     )
     return Chart(title, caption, canvas.finish(key, title, description))
@@ -165,12 +186,9 @@ def storage(key: str, title: str, caption: str, points: Sequence[Point]) -> Char
     canvas = Canvas(max(220.0, 13.0 * len(points) + 60), left=44, right=122)
     axes = canvas.axes
     sizes = [point.stored_bytes for point in points]
-    axes.set_xscale("log")
-    axes.set_xlim(min(sizes) / 1.15, max(sizes) * 1.15)
+    axes.set_xlim(0, max(sizes) * 1.08)
     front = pareto_front(points)
-    axes.plot(
-        [p.stored_bytes for p in front], [p.loss for p in front], color="#999", linewidth=5, alpha=0.35, zorder=1
-    )
+    axes.plot([p.stored_bytes for p in front], [p.loss for p in front], color="#999", linewidth=5, alpha=0.35, zorder=1)
     for point in points:
         axes.plot(
             [point.stored_bytes],
@@ -181,8 +199,7 @@ def storage(key: str, title: str, caption: str, points: Sequence[Point]) -> Char
             markersize=7,
             zorder=3,
         )
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: si(x, "B", digits=2)))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.margins(y=0.1)
@@ -197,8 +214,13 @@ def storage(key: str, title: str, caption: str, points: Sequence[Point]) -> Char
 
 
 def bars(
-    key: str, title: str, caption: str, rows: Sequence[Bar], parts: Sequence[tuple[str, str, str]],
-    shown: Callable[[float], str], xlabel: str
+    key: str,
+    title: str,
+    caption: str,
+    rows: Sequence[Bar],
+    parts: Sequence[tuple[str, str, str]],
+    shown: Callable[[float], str],
+    xlabel: str,
 ) -> Chart:
     """Stacked rows, each with its total as `shown`; `parts` is (name, colour, hatch) in the order of every row's."""
     canvas = _rows_axes(len(rows), top=24 if len(parts) > 1 else 4)
@@ -222,12 +244,14 @@ def bars(
         _row_text(axes, i, short(row.label, 30), shown(sum(row.parts)))
         start = 0.0
         for (_, colour, hatch), size in zip(parts, row.parts, strict=True):
-            axes.barh(i + 0.7, size, left=start, height=0.38, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5)
+            axes.barh(
+                i + 0.7, size, left=start, height=0.38, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5
+            )
             start += size
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: shown(x)))
+    _ticks(axes, shown, 0.1)
     axes.set_xlabel(xlabel)
     description = "; ".join(
-        f"{row.label}: " + ", ".join(f"{p[0]} {shown(v)}" for p, v in zip(parts, row.parts, strict=True)) for row in rows
+        f"{row.label}: " + ", ".join(f"{p[0]} {shown(v)}" for p, v in zip(parts, row.parts, strict=True))
+        for row in rows
     )
     return Chart(title, caption, canvas.finish(key, title, description))

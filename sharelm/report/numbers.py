@@ -22,6 +22,14 @@ def significant(value: float | None, digits: int = 3) -> str:
     return f"{rounded:,.{max(0, digits - 1 - size)}f}".replace("-", "−")
 
 
+def plain(value: float | None) -> str:
+    """`value` as someone would write it in a study: 0.05, 2, 204,800; at most six significant digits."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = significant(value, 6)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
 def decimals(value: float | None, places: int = 3) -> str:
     """`value` with this many decimals: for columns whose figures are compared."""
     if value is None or not math.isfinite(value):

@@ -116,7 +116,7 @@ def loss_curves(steps: pa.Table) -> dict[str, LossCurve]:
     if not steps.num_rows:
         return {}
     last = pc.max(steps["tokens"]).as_py()
-    first = max(pc.min(steps["tokens"]).as_py(), last / 300)
+    first = max(pc.min(steps["tokens"]).as_py(), last / 20)  # the fall from chance would hide what tells the arms apart
     edges = np.geomspace(first, last * (1 + 1e-9), _BINS + 1)
     curves = {}
     for arm in sorted(pc.unique(steps["arm"]).to_pylist()):
@@ -157,10 +157,10 @@ def summarise(study: Study, tables: Mapping[str, pa.Table]) -> Summary:
             )
         )
     order = {variant.name: i for i, variant in enumerate(study.variant)}
-    axes = {axis: i for i, axis in enumerate(study.twins.axes)}
+    axes: dict[str, int] = {axis: i for i, axis in enumerate(study.twins.axes)}
 
     def place(row: Row) -> tuple[int, int]:
-        return order.get(row["variant"], len(order)), axes.get(row.get("axis", row.get("name")), len(axes))
+        return order.get(row["variant"], len(order)), axes.get(str(row.get("axis", row.get("name"))), len(axes))
 
     pairs = [
         {"variant": p.variant, "twin": p.twin, "axis": p.axis, "target": p.target, "reached": p.reached}

@@ -224,7 +224,7 @@ def _judged(study: Study, compared: list[dict[str, Any]], costs: bool) -> list[d
         mine = {r["axis"]: r for r in compared if r["variant"] == variant.name and r["metric"] == "loss_nats_per_token"}
 
         def add(
-            kind: str, name: str, outcome: str, measure: str, value: Any, limit: Any, reason: str, who: str
+            kind: str, name: str, outcome: str, measure: str | None, value: Any, limit: Any, reason: str, who: str
         ) -> None:
             rows.append(
                 {"variant": who, "kind": kind, "name": name, "outcome": outcome, "measure": measure}
@@ -250,7 +250,7 @@ def _judged(study: Study, compared: list[dict[str, Any]], costs: bool) -> list[d
         add("kpi", "accuracy", accuracy, "loss_interval_high_nats", depth.get("interval_high"), margin,
             "The interval of the loss difference against the margin.", variant.name)  # fmt: skip
         add("kpi", "inference_cost", memory, "memory_ratio", ratio if costs else None, limit,
-            "Peak memory of workload chat over its twin's." if costs else "No cost was measured.", variant.name)  # fmt: skip
+            "Peak memory over its twin's." if costs else "No cost was measured.", variant.name)  # fmt: skip
         add("kpi", "upkeep", upkeep, "stored_bytes_ratio", stored, study.kpi.upkeep.stored_bytes_ratio_max,
             "Stored bytes over the twin's.", variant.name)  # fmt: skip
         for stage in STAGES:
@@ -263,7 +263,7 @@ def _judged(study: Study, compared: list[dict[str, Any]], costs: bool) -> list[d
             if study.training.tokens < gate.training_tokens:
                 lacks.append(f"{study.training.tokens:,} training tokens of {gate.training_tokens:,}")
             outcome = "not_supported" if lacks else "supported"
-            add("stage", stage, outcome, "gates", None, None, "; ".join(lacks) or "every gate is met", variant.name)
+            add("stage", stage, outcome, None, None, None, "; ".join(lacks) or "every gate is met", variant.name)
     return rows
 
 
@@ -313,17 +313,24 @@ HEADLINE = [
 FACTS: dict[str, Any] = {
     "started": "2026-01-02 03:04 UTC",
     "version": "0.1.0",
-    "commit": "0123abc",
     "device": DEVICE,
     "wall_seconds": 251.0,
-    "compute_share": 0.78,
+    "compute_seconds": 195.0,
+    "seconds": {"training": 160.0, "evaluation": 30.0},
     "versions": {"python": "3.11.2", "torch": "2.13.0"},
     "data": {
         "training_tokens": 812_345,
-        "held_out_tokens": 90_111,
-        "documents": 1_204,
         "bytes_per_token": 3.41,
-        "near_duplicates": 17,
-        "domains": {"prose": {"training_bytes": 1_500_000}, "code": {"training_bytes": 1_270_000}},
+        "near_duplicates_dropped": 17,
+        "domains": {
+            "prose": {
+                "training": {"documents": 401, "bytes": 1_500_000, "tokens": 440_000},
+                "validation": {"documents": 44, "bytes": 160_000, "tokens": 47_000},
+            },
+            "code": {
+                "training": {"documents": 310, "bytes": 1_270_000, "tokens": 372_345},
+                "validation": {"documents": 36, "bytes": 140_000, "tokens": 41_000},
+            },
+        },
     },
 }
