@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sharelm.statistics.intervals import document_standard_errors, interval, outcome, seed_standard_error
+from sharelm.statistics.intervals import Floats, document_standard_errors, interval, outcome, seed_standard_error
 from sharelm.statistics.panel import ACCURACY, BITS, LOSS, Metric, Panel, build_panel
 from sharelm.store.schemas import TABLES
 from sharelm.study import Comparison, Study, comparisons
@@ -28,13 +28,15 @@ def _judged(study: Study, metric: str, domain: str) -> tuple[float, float | None
     return accuracy.confidence, accuracy.task_margin
 
 
-def _figures(panel: Panel, pair: Comparison, metric: Metric, seeds: list[int], error: float, confidence: float) -> Any:
+def _figures(
+    panel: Panel, pair: Comparison, metric: Metric, seeds: list[int], error: float, confidence: float
+) -> dict[str, Any]:
     """What was measured: the figures of both arms, their difference and, with two documents or more, its interval."""
     variant, twin = (metric.figures(panel.rows(arm, seeds)) for arm in (pair.variant, pair.twin))
     pool = np.stack([metric.figures(panel.rows(arm, seeds)) for arm in panel.arms_with(seeds)])
     seeds_error, freedom = seed_standard_error(variant, twin, pool)
     difference = float((variant - twin).mean())
-    found = {
+    found: dict[str, Any] = {
         "variant_value": float(variant.mean()),
         "twin_value": float(twin.mean()),
         "difference": difference,
@@ -46,6 +48,15 @@ def _figures(panel: Panel, pair: Comparison, metric: Metric, seeds: list[int], e
         ends = interval(difference, error, documents, seeds_error, freedom, confidence)
         found |= {"interval_low": ends[0], "interval_high": ends[1], "standard_error_documents": error}
     return found
+
+
+def _mean_difference(panel: Panel, pair: Comparison, metric: Metric, seeds: list[int]) -> Floats:
+    """Variant less twin of each document's sum, the mean over seeds; zeros where there is no seed to compare."""
+    if not seeds:
+        return np.zeros_like(metric.sizes)
+    variant, twin = (metric.numerators[panel.rows(arm, seeds)] for arm in (pair.variant, pair.twin))
+    difference: Floats = (variant - twin).mean(axis=0)
+    return difference
 
 
 def _compare_panel(study: Study, task: Task, domain: str, panel: Panel) -> list[dict[str, Any]]:
@@ -85,14 +96,6 @@ def _compare_panel(study: Study, task: Task, domain: str, panel: Panel) -> list[
             row["outcome"] = outcome(ends, margin, lower_is_better=metric.name != ACCURACY)
         rows.append(row)
     return rows
-
-
-def _mean_difference(panel: Panel, pair: Comparison, metric: Metric, seeds: list[int]) -> Any:
-    """Variant less twin of each document's sum, the mean over seeds; zeros where there is no seed to compare."""
-    if not seeds:
-        return np.zeros_like(metric.sizes)
-    variant, twin = (metric.numerators[panel.rows(arm, seeds)] for arm in (pair.variant, pair.twin))
-    return (variant - twin).mean(axis=0)
 
 
 def compare(study: Study, scores: pa.Table) -> pa.Table:

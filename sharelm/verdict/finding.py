@@ -110,5 +110,5 @@ def missing_text(row: dict[str, Any]) -> str | None:
     if row["seeds"] == 0:
         return f"no seed of both {row['variant']} and {row['twin']} was scored"
     if row["interval_low"] is None:
-        return f"{row['documents']} document is too few for an interval"
+        return f"an interval needs two documents, and there is {row['documents']}"
     return None

@@ -33,7 +33,7 @@ def _variants(evidence: Evidence) -> list[str]:
 
 def _seeds(evidence: Evidence) -> int:
     """The fewest seeds that any variant shares with its same-depth twin."""
-    return min(evidence.loss(name, "depth")["seeds"] for name in _variants(evidence))
+    return min(int(evidence.loss(name, "depth")["seeds"]) for name in _variants(evidence))
 
 
 def _answer(evidence: Evidence, rows: _Rows) -> str:
