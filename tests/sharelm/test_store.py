@@ -1,0 +1,295 @@
+"""Committing and reading, on a folder and on a real S3 server."""
+
+import json
+import pickle
+import uuid
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sharelm.errors import InputError, IntegrityError, StoreError
+from sharelm.store import SCHEMA_VERSION, TABLES, FileRecord, open_store
+from tests.sharelm.store_helpers import rows_of
+
+
+@pytest.fixture
+def store(store_uri):
+    return open_store(store_uri)
+
+
+def overwrite(store, key, data):
+    store.objects.delete([key])
+    store.objects.put(key, data)
+
+
+def test_a_step_is_found_only_once_committed(store, tmp_path):
+    assert store.find("weights", "s", "a1") is None
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"\0\1" * 5000)
+    manifest = store.commit("weights", "s", "a1", {"w.bin": file, "note": b"hi"}, facts={"loss": 1.5})
+    assert store.find("weights", "s", "a1") == manifest
+    assert store.read_bytes(manifest, "note") == b"hi"
+    assert store.fetch(manifest, "w.bin").read_bytes() == file.read_bytes()
+    assert manifest.facts == {"loss": 1.5}
+    assert [record.name for record in manifest.files] == ["note", "w.bin"]
+    assert manifest.schema_version is None
+
+
+def test_the_second_commit_returns_the_first_and_leaves_nothing(store):
+    first = store.attempt("tokens", "s", "a1")
+    second = store.attempt("tokens", "s", "a1")
+    records = [first.put("x", b"first"), first.put("y", b"same")]
+    losers = [second.put("x", b"second"), second.put("y", b"same")]
+    done = first.commit(records)
+    assert second.commit(losers) == done
+    assert store.commit("tokens", "s", "a1", {"x": b"third"}) == done
+    assert store.read_bytes(done, "x") == b"first"
+    keys = store.objects.list("tokens")
+    assert sorted(keys) == sorted([*(r.key for r in done.files), "tokens/study=s/step=a1/manifest.json"])
+
+
+def test_processes_of_one_attempt_put_and_one_commits(store):
+    ranks = [store.attempt("checkpoints", "s", "a1", "shared") for _ in range(3)]
+    messages = [json.dumps(rank.put(f"rank{i}.pt", b"%d" % i).as_json()) for i, rank in enumerate(ranks)]
+    manifest = ranks[0].commit([FileRecord(**json.loads(message)) for message in messages], facts={"step": 7})
+    assert [store.read_bytes(manifest, f"rank{i}.pt") for i in range(3)] == [b"0", b"1", b"2"]
+
+
+def test_no_put_alters_a_committed_file(store):
+    manifest = store.attempt("tokens", "s", "a1", "again").commit(
+        [store.attempt("tokens", "s", "a1", "again").put("x", b"committed")]
+    )
+    store.attempt("tokens", "s", "a1", "again").put("x", b"a late put of an attempt that was thought dead")
+    assert store.read_bytes(manifest, "x") == b"committed"
+
+
+def test_manifests_are_listed_by_study_and_step(store):
+    for study, step in (("b", "2"), ("a", "3"), ("b", "1")):
+        store.commit("tokens", study, step, {"x": step.encode()})
+    store.attempt("tokens", "a", "4").put("x", b"never committed")
+    assert [(m.study, m.step) for m in store.manifests("tokens")] == [("a", "3"), ("b", "1"), ("b", "2")]
+    assert [m.step for m in store.manifests("tokens", "b")] == ["1", "2"]
+    assert store.manifests("tokens", "nobody") == []
+
+
+def test_more_steps_than_a_page_of_a_listing(s3_uri):
+    store = open_store(s3_uri)
+    for number in range(7):
+        store.commit("tokens", "s", str(number), {"x": b"x"})
+    whole = store.objects._fs.call_s3
+
+    def two_a_page(method, **arguments):
+        return whole(method, **arguments, **({"MaxKeys": 2} if method == "list_objects_v2" else {}))
+
+    store.objects._fs.call_s3 = two_a_page
+    assert len(store.manifests("tokens")) == 7
+
+
+test_more_steps_than_a_page_of_a_listing = pytest.mark.s3(test_more_steps_than_a_page_of_a_listing)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_come_back_with_their_partitions(store, table):
+    store.commit_rows(table, "s", "b", rows_of(table, 3))
+    store.commit_rows(table, "s", "a", rows_of(table, 2, start=3))
+    store.commit_rows(table, "t", "c", rows_of(table, 1))
+    read = store.read(table, "s")
+    assert read.column("step").to_pylist() == ["a", "a", "b", "b", "b"]
+    assert set(read.column("study").to_pylist()) == {"s"}
+    expected = pa.concat_tables([rows_of(table, 2, start=3), rows_of(table, 3)])
+    assert read.drop_columns(["study", "step"]).to_pylist() == expected.to_pylist()
+    assert len(store.read(table)) == 6
+    assert store.find(table, "s", "b").rows == 3
+
+
+def test_a_table_without_rows_has_its_schema(store):
+    empty = store.read("costs", "nobody")
+    assert empty.schema.names == [*TABLES["costs"].names, "study", "step"]
+    assert len(empty) == 0
+    store.commit_rows("costs", "s", "a", rows_of("costs", 1))
+    assert store.read("costs").schema == empty.schema
+
+
+values = {
+    pa.string(): st.none() | st.text(max_size=20),
+    pa.float64(): st.none() | st.floats(allow_nan=False),
+    pa.int64(): st.none() | st.integers(-(2**63), 2**63 - 1),
+}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.fixed_dictionaries({f.name: values[f.type] for f in TABLES["scores"]}), max_size=5))
+def test_any_rows_survive(store, rows):
+    table = pa.Table.from_pylist(rows, schema=TABLES["scores"])
+    study = uuid.uuid4().hex
+    manifest = store.commit_rows("scores", study, "a", table)
+    read = store.read("scores", study).drop_columns(["study", "step"])
+    assert read.to_pylist() == rows
+    assert manifest.rows == len(rows)
+
+
+def test_rows_that_do_not_fit_are_refused(store):
+    good = rows_of("verdicts", 2)
+    for bad, words in [
+        (good.drop_columns(["reason"]), "0 columns 'reason'"),
+        (good.append_column("extra", good.column("value")), "'extra' that its schema does not know"),
+        (good.append_column("value", good.column("value")), "2 columns 'value'"),
+        (good.set_column(5, "value", pa.array(["a", "b"])), "'value' is not double"),
+    ]:
+        with pytest.raises(StoreError, match=words):
+            store.commit_rows("verdicts", "s", "a", bad)
+    with pytest.raises(StoreError, match="'nothing' is not a table"):
+        store.commit_rows("nothing", "s", "a", good)
+    assert store.manifests("verdicts") == []
+
+
+def test_columns_are_put_in_order_and_cast(store):
+    rows = rows_of("verdicts", 2).set_column(5, "value", pa.array([1, 2])).set_column(6, "threshold", pa.nulls(2))
+    store.commit_rows("verdicts", "s", "a", rows.select(rows.column_names[::-1]))
+    read = store.read("verdicts")
+    assert read.column("value").to_pylist() == [1.0, 2.0]
+    assert read.column("threshold").to_pylist() == [None, None]
+
+
+def test_a_newer_schema_is_refused(store):
+    manifest = store.commit_rows("scores", "s", "a", rows_of("scores", 1))
+    key = "scores/study=s/step=a/manifest.json"
+    newer = json.loads(store.objects.get(key)) | {"schema_version": SCHEMA_VERSION + 1}
+    overwrite(store, key, json.dumps(newer).encode())
+    with pytest.raises(StoreError, match=f"table scores.*schema version {SCHEMA_VERSION + 1}.*upgrade"):
+        store.read("scores")
+    overwrite(store, key, json.dumps(newer | {"version": 99, "new_key": 1}).encode())
+    with pytest.raises(StoreError, match="manifest of version 99.*upgrade"):
+        store.find("scores", "s", "a")
+    overwrite(store, key, manifest.to_json()[:40])
+    with pytest.raises(IntegrityError, match=r"step=a/manifest\.json is not a manifest"):
+        store.manifests("scores")
+
+
+def damage_truncate(store, key):
+    overwrite(store, key, store.objects.get(key)[:-1])
+
+
+def damage_alter(store, key):
+    data = bytearray(store.objects.get(key))
+    data[len(data) // 2] ^= 1
+    overwrite(store, key, bytes(data))
+
+
+def damage_remove(store, key):
+    store.objects.delete([key])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [(damage_truncate, "bytes but"), (damage_alter, "was altered"), (damage_remove, "is missing")],
+)
+def test_a_damaged_file_is_named_and_not_read(store, damage, words):
+    manifest = store.commit_rows("scores", "s", "a", rows_of("scores", 20))
+    store.commit_rows("scores", "s", "b", rows_of("scores", 20))
+    key = manifest.files[0].key
+    damage(store, key)
+    for reading in (
+        lambda: store.read("scores"),
+        lambda: store.read_bytes(manifest, "rows.parquet"),
+        lambda: store.fetch(manifest, "rows.parquet"),
+    ):
+        with pytest.raises(IntegrityError, match=words) as raised:
+            reading()
+        assert key in str(raised.value)
+
+
+def test_a_file_damaged_after_it_was_fetched_is_noticed(tmp_path):
+    store = open_store(str(tmp_path))
+    manifest = store.commit("tokens", "s", "a", {"x": b"12345"})
+    path = store.fetch(manifest, "x")
+    damage_alter(store, manifest.files[0].key)
+    with pytest.raises(IntegrityError, match="was altered"):
+        store.fetch(manifest, "x")
+    assert path == tmp_path / manifest.files[0].key
+
+
+@pytest.mark.s3
+def test_a_damaged_copy_in_the_cache_is_fetched_again(s3_uri, tmp_path):
+    store = open_store(s3_uri)
+    manifest = store.commit("tokens", "s", "a", {"x": b"12345"})
+    path = store.fetch(manifest, "x")
+    assert path.parent == tmp_path / "cache"
+    inode = path.stat().st_ino
+    assert store.fetch(manifest, "x").stat().st_ino == inode
+    path.write_bytes(b"12346")
+    assert store.fetch(manifest, "x").read_bytes() == b"12345"
+
+
+def test_remove_takes_the_manifest_first(store, monkeypatch):
+    manifest = store.commit("checkpoints", "s", "a", {"x": b"1", "y": b"2"})
+    removed = []
+    delete = store.objects.delete
+    monkeypatch.setattr(store.objects, "delete", lambda keys: [(removed.append(k), delete([k])) for k in keys])
+    store.remove(manifest)
+    assert removed[0].endswith("manifest.json")
+    assert store.find("checkpoints", "s", "a") is None
+    assert store.objects.list("checkpoints") == []
+    store.remove(manifest)
+
+
+def test_a_store_travels_to_other_processes(store):
+    store.commit("tokens", "s", "a", {"x": b"1"})
+    assert pickle.loads(pickle.dumps(store)).find("tokens", "s", "a") == store.find("tokens", "s", "a")
+
+
+def test_duckdb_agrees_with_arrow(store, s3_uri_settings):
+    for step in ("a", "b"):
+        store.commit_rows("scores", "s", step, rows_of("scores", 40, start=ord(step)))
+    store.commit_rows("scores", "other", "a", rows_of("scores", 5))
+    connection = duckdb.connect()
+    for statement in s3_uri_settings:
+        connection.sql(statement)
+    wanted = store.read("scores", "s")
+    by_files = connection.sql(
+        f"select * from read_parquet({store.files('scores', 's')!r}, hive_partitioning = true) order by step, seed"
+    )
+    glob = f"{store.uri}/scores/*/*/*.parquet"
+    by_glob = connection.sql(
+        f"select * from read_parquet('{glob}', hive_partitioning = true) where study = 's' order by step, seed"
+    )
+    for rows in (by_files, by_glob):
+        assert rows.to_arrow_table().select(wanted.column_names).to_pylist() == wanted.to_pylist()
+
+
+@pytest.fixture
+def s3_uri_settings(store_uri):
+    """What DuckDB must be told to read this store; nothing for a folder."""
+    if not store_uri.startswith("s3://"):
+        return []
+    extension = Path("~/.duckdb/extensions").expanduser()
+    if not list(extension.rglob("httpfs.duckdb_extension")):
+        pytest.skip("DuckDB's httpfs extension is not installed here")
+    import os
+    from urllib.parse import urlparse
+
+    endpoint = urlparse(os.environ["AWS_ENDPOINT_URL"])
+    return [
+        "load httpfs",
+        f"create secret (type s3, key_id '{os.environ['AWS_ACCESS_KEY_ID']}', "
+        f"secret '{os.environ['AWS_SECRET_ACCESS_KEY']}', endpoint '{endpoint.netloc}', "
+        f"url_style 'path', use_ssl {endpoint.scheme == 'https'})",
+    ]
+
+
+@pytest.mark.parametrize("uri", ["", "  ", "gs://bucket/x", "s3://", "s3:///prefix"])
+def test_a_uri_that_is_no_store_is_refused(uri):
+    with pytest.raises(InputError, match="store"):
+        open_store(uri)
+
+
+def test_names_cannot_leave_their_folder(store):
+    for table, study, step in [("../x", "s", "a"), ("t", "s/../../x", "a"), ("t", "s", ""), ("t", ".hidden", "a")]:
+        with pytest.raises(StoreError, match="cannot be part of a key"):
+            store.commit(table, study, step, {"x": b"1"})
+    with pytest.raises(StoreError, match="cannot be part of a key"):
+        store.commit("t", "s", "a", {"../../x": b"1"})
