@@ -50,6 +50,6 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", precision: 
     except KeyError as error:
         raise IntegrityError(f"{path} has no {error} in its header; it was not written by save_weights") from error
     except (TypeError, ValueError, InputError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())
         raise IntegrityError(f"{path} holds no model that its header describes: {reason}") from error
     return model.eval()

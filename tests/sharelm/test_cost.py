@@ -1,0 +1,133 @@
+"""Measured cost against closed forms, planted delays and known allocations."""
+
+import time
+
+import pytest
+import torch
+
+from sharelm.cost import cost_of_seconds, cost_per_1m_tokens, measure, measurement
+from sharelm.cost.memory import peak_bytes
+from sharelm.model import save_weights
+from sharelm.sharing import footprint
+from sharelm.steps import Machine
+from sharelm.store.schemas import TABLES
+from sharelm.study.tree import Cost, Workload
+from tests.sharelm.models import SHAPE, SHARINGS, decoder
+
+CPU = Machine("cpu", "fp32", "a processor")
+WORKLOAD = Workload(name="chat", batch=3, prompt_tokens=10, new_tokens=5, repeats=4)
+
+
+def measured(folder, scheme="cycle", workload=WORKLOAD, machine=CPU, price=1.8):
+    model = decoder(SHARINGS[scheme])
+    save_weights(model, folder / scheme, torch.bfloat16 if machine.precision == "bf16" else torch.float32)
+    cost = Cost(price_per_hour=price, currency="EUR", assumed_tflops=1, workload=[workload])
+    return measure(folder / scheme, workload, machine, cost)
+
+
+def test_money_in_closed_form():
+    assert cost_of_seconds(3600, 1, 2.5) == 2.5
+    assert cost_of_seconds(1800, 8, 2.5) == 10
+    assert cost_of_seconds(0, 8, 2.5) == 0
+    assert cost_per_1m_tokens(1e6 / 3600, 2.5) == pytest.approx(2.5)  # a million an hour
+    assert cost_per_1m_tokens(1000, 3.6) == pytest.approx(1)
+    assert cost_per_1m_tokens(1000, 0) == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("scheme", SHARINGS)
+def test_bytes_are_those_of_the_closed_forms(scheme, precision, tmp_path):
+    machine = Machine("cpu", precision, "a processor")
+    row = measured(tmp_path, scheme, WORKLOAD.model_copy(update={"repeats": 1}), machine)
+    expected, size = footprint(SHAPE, SHARINGS[scheme]), 4 if precision == "fp32" else 2
+    assert row["weights_bytes"] == expected.weight_bytes(size)
+    assert row["kv_bytes"] == 3 * 15 * expected.kv_bytes_per_token(size)
+    assert row["disk_bytes"] == (tmp_path / scheme).stat().st_size > row["weights_bytes"]
+    assert row["peak_bytes"] == row["weights_bytes"] + row["kv_bytes"] + row["rest_bytes"]
+    logits = 3 * SHAPE.vocabulary * size
+    assert logits < row["rest_bytes"]
+
+
+def test_a_row_has_every_column_of_the_table_and_adds_up(tmp_path):
+    row = measured(tmp_path)
+    assert set(row) == set(TABLES["costs"].names) - {"trial", "arm", "seed"}
+    assert (row["device"], row["precision"], row["workload"]) == ("a processor", "fp32", "chat")
+    assert (row["batch"], row["prompt_tokens"], row["new_tokens"], row["currency"]) == (3, 10, 5, "EUR")
+    assert row["cost_per_1m_tokens"] == pytest.approx(1.8 / 3600 * 1e6 / row["generated_tokens_per_second"])
+    assert 0 < row["prefill_ms_p50"] <= row["prefill_ms_p95"]
+    assert 0 < row["decode_ms_p50"] <= row["decode_ms_p95"]
+    assert row["load_seconds"] > 0
+
+
+def test_planted_delays_are_measured(tmp_path, monkeypatch):
+    """Every prefill sleeps 40 ms and every decoding step 15 ms; warming up is slower and must not count."""
+    calls = []
+
+    def sleep(model, args):
+        calls.append(args[0].shape[1])
+        warming = calls.count(10) <= measurement.WARM_UP_REQUESTS
+        time.sleep(0.2 if warming else 0.04 if args[0].shape[1] > 1 else 0.015)
+
+    def slow(*args):
+        model = real(*args)
+        model.register_forward_pre_hook(sleep)
+        return model
+
+    real = measurement.load_model
+    monkeypatch.setattr(measurement, "load_model", slow)
+    row = measured(tmp_path)
+    assert 40 <= row["prefill_ms_p50"] < 100
+    assert 15 <= row["decode_ms_p50"] < 40
+    seconds = 3 * 5 / row["generated_tokens_per_second"]
+    assert 0.04 + 4 * 0.015 <= seconds < 0.4
+    timed = calls[: (measurement.WARM_UP_REQUESTS + 4) * 5]
+    assert timed == [10, 1, 1, 1, 1] * (measurement.WARM_UP_REQUESTS + 4)
+
+
+def test_a_request_of_one_new_token_decodes_nothing(tmp_path):
+    row = measured(tmp_path, workload=WORKLOAD.model_copy(update={"new_tokens": 1}))
+    assert row["decode_ms_p50"] is None
+    assert row["decode_ms_p95"] is None
+    assert row["generated_tokens_per_second"] == pytest.approx(3e3 / row["prefill_ms_p50"])
+
+
+def test_what_is_served_is_what_generation_gives(tmp_path):
+    from sharelm.model import generate
+
+    model = decoder(SHARINGS["cycle"])
+    with torch.inference_mode():
+        request = measurement.Request(model, WORKLOAD)
+        tokens = [request.prefill()]
+        for _ in range(WORKLOAD.new_tokens - 1):
+            tokens.append(request.decode(tokens[-1]))
+    assert torch.cat(tokens, dim=1).tolist() == generate(model, request.prompt.tolist(), WORKLOAD.new_tokens)
+
+
+def test_peak_of_known_allocations():
+    def run():
+        first = torch.zeros(250_000)  # 1 MB
+        second = first.clone()  # 2 MB at once: the most
+        del first
+        return second[:10].clone()
+
+    held = torch.zeros(1_000_000)
+    assert peak_bytes(run, held.device) == 2_000_000
+    assert peak_bytes(lambda: None, held.device) == 0
+
+
+def test_a_loop_saves_weights_and_no_cache(tmp_path):
+    looped, independent = measured(tmp_path, "albert"), measured(tmp_path, "independent")
+    assert looped["kv_bytes"] == independent["kv_bytes"]
+    assert looped["weights_bytes"] < independent["weights_bytes"]
+    assert looped["rest_bytes"] == independent["rest_bytes"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cost_on_a_gpu(tmp_path):
+    row = measured(tmp_path, machine=Machine("cuda", "bf16", torch.cuda.get_device_name()))
+    expected = footprint(SHAPE, SHARINGS["cycle"])
+    assert row["weights_bytes"] == expected.weight_bytes(2)
+    assert row["kv_bytes"] == 3 * 15 * expected.kv_bytes_per_token(2)
+    assert row["rest_bytes"] > 3 * SHAPE.vocabulary * 2
+    assert 0 < row["decode_ms_p50"] < 50
