@@ -59,14 +59,16 @@ def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, _Documented]]:
             yield from _documented(child, inner)
 
 
-def _without(source: str, statements: list[ast.stmt]) -> str:
-    """The source without these statements; a line that held nothing else goes with it."""
+def _without_docstrings(source: str, nodes: list[_Documented]) -> str:
+    """The source without these nodes' docstrings; `pass` stands for one that was all there was."""
     lines = source.encode().splitlines(keepends=True)  # the parser counts columns in UTF-8 bytes
-    for statement in sorted(statements, key=lambda each: each.lineno, reverse=True):
-        first, last = statement.lineno - 1, (statement.end_lineno or statement.lineno) - 1
-        rest = lines[first][: statement.col_offset] + lines[last][statement.end_col_offset :]
+    for node in sorted(nodes, key=lambda each: each.body[0].lineno, reverse=True):
+        docstring = node.body[0]
+        first, last = docstring.lineno - 1, (docstring.end_lineno or docstring.lineno) - 1
+        instead = b"pass" if len(node.body) == 1 else b""
+        rest = lines[first][: docstring.col_offset] + instead + lines[last][docstring.end_col_offset :]
         lines[first : last + 1] = [rest] if rest.strip() else []
-    return b"".join(lines).decode()
+    return b"".join(lines).decode().lstrip("\n")
 
 
 def _topics(tree: ast.Module) -> Iterator[str]:
@@ -86,7 +88,7 @@ def _texts() -> Iterator[tuple[str, str]]:
         name = ".".join(inner.with_suffix("").parts).removesuffix(".__init__")
         nodes = list(_documented(tree, name))
         yield "prose", "\n\n".join(f"{each}\n\n{ast.get_docstring(node)}" for each, node in nodes)
-        yield "code", _without(source, [node.body[0] for _, node in nodes])
+        yield "code", _without_docstrings(source, [node for _, node in nodes])
 
 
 def documents(domain: str | None) -> Iterator[tuple[str, str]]:
