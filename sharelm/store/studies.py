@@ -24,7 +24,8 @@ def record_study(store: Store, study: Study, origin: str) -> int:
         if recorded is not None:
             changed = changes(recorded.tree(), tree)
             if changed:
-                more = f" (and {len(changed) - 1} more changes)" if len(changed) > 1 else ""
+                others = len(changed) - 1
+                more = f" (and {others} more change{'s' if others > 1 else ''})" if others else ""
                 raise InputError(
                     f"{origin}: study {study.name!r} was recorded in {store.uri} with {changed[0]}{more}; "
                     "a study may grow but not change: give it another name"

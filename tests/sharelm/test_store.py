@@ -1,9 +1,11 @@
 """Committing and reading, on a folder and on a real S3 server."""
 
 import json
+import os
 import pickle
 import uuid
 from pathlib import Path
+from urllib.parse import urlparse
 
 import duckdb
 import pyarrow as pa
@@ -76,6 +78,7 @@ def test_manifests_are_listed_by_study_and_step(store):
     assert store.manifests("tokens", "nobody") == []
 
 
+@pytest.mark.s3
 def test_more_steps_than_a_page_of_a_listing(s3_uri):
     store = open_store(s3_uri)
     for number in range(7):
@@ -87,9 +90,6 @@ def test_more_steps_than_a_page_of_a_listing(s3_uri):
 
     store.objects._fs.call_s3 = two_a_page
     assert len(store.manifests("tokens")) == 7
-
-
-test_more_steps_than_a_page_of_a_listing = pytest.mark.s3(test_more_steps_than_a_page_of_a_listing)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -163,7 +163,7 @@ def test_a_newer_schema_is_refused(store):
     with pytest.raises(StoreError, match=f"table scores.*schema version {SCHEMA_VERSION + 1}.*upgrade"):
         store.read("scores")
     overwrite(store, key, json.dumps(newer | {"version": 99, "new_key": 1}).encode())
-    with pytest.raises(StoreError, match="manifest of version 99.*upgrade"):
+    with pytest.raises(StoreError, match=r"manifest of version 99.*upgrade"):
         store.find("scores", "s", "a")
     overwrite(store, key, manifest.to_json()[:40])
     with pytest.raises(IntegrityError, match=r"step=a/manifest\.json is not a manifest"):
@@ -237,17 +237,31 @@ def test_remove_takes_the_manifest_first(store, monkeypatch):
     store.remove(manifest)
 
 
+@pytest.mark.s3
+def test_a_large_file_goes_up_and_comes_down_in_parts(s3_uri, tmp_path):
+    store = open_store(s3_uri)
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        for block in range(105):
+            file.write(block.to_bytes(4, "big") * (1 << 18))
+    manifest = store.commit("weights", "s", "a", {"w": large})
+    (parts,) = [store.objects._fs.info(store.objects.address(r.key))["ETag"].count("-") for r in manifest.files]
+    assert parts == 1  # the mark of an upload in parts
+    assert store.fetch(manifest, "w").read_bytes() == large.read_bytes()
+    store.remove(manifest)
+
+
 def test_a_store_travels_to_other_processes(store):
     store.commit("tokens", "s", "a", {"x": b"1"})
     assert pickle.loads(pickle.dumps(store)).find("tokens", "s", "a") == store.find("tokens", "s", "a")
 
 
-def test_duckdb_agrees_with_arrow(store, s3_uri_settings):
+def test_duckdb_agrees_with_arrow(store, duckdb_settings):
     for step in ("a", "b"):
         store.commit_rows("scores", "s", step, rows_of("scores", 40, start=ord(step)))
     store.commit_rows("scores", "other", "a", rows_of("scores", 5))
     connection = duckdb.connect()
-    for statement in s3_uri_settings:
+    for statement in duckdb_settings:
         connection.sql(statement)
     wanted = store.read("scores", "s")
     by_files = connection.sql(
@@ -262,16 +276,12 @@ def test_duckdb_agrees_with_arrow(store, s3_uri_settings):
 
 
 @pytest.fixture
-def s3_uri_settings(store_uri):
+def duckdb_settings(store_uri):
     """What DuckDB must be told to read this store; nothing for a folder."""
     if not store_uri.startswith("s3://"):
         return []
-    extension = Path("~/.duckdb/extensions").expanduser()
-    if not list(extension.rglob("httpfs.duckdb_extension")):
+    if not list(Path("~/.duckdb/extensions").expanduser().rglob("httpfs.duckdb_extension")):
         pytest.skip("DuckDB's httpfs extension is not installed here")
-    import os
-    from urllib.parse import urlparse
-
     endpoint = urlparse(os.environ["AWS_ENDPOINT_URL"])
     return [
         "load httpfs",

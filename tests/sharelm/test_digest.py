@@ -1,0 +1,86 @@
+"""Digests: what must change them, what must not; checked against modules written for the purpose."""
+
+import sys
+
+import pytest
+
+from sharelm.digest import code_digest, digest
+
+SOURCE = '''"""A module."""
+
+def area(width, height=2):
+    """Its docstring."""
+    # a comment
+    return width * height
+'''
+
+
+def test_digest_is_of_values_not_of_their_order():
+    assert digest({"a": 1, "b": [1, 2.5, None]}) == digest({"b": (1, 2.5, None), "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})
+    assert len(digest({})) == 20
+
+
+def test_digest_is_fixed_for_good():
+    # printf '%s' '{"depth":4,"name":"x"}' | sha256sum
+    assert digest({"name": "x", "depth": 4}) == "a31e59d6edb6e1535f62"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}])
+def test_digest_refuses_what_json_does_not_know(value):
+    with pytest.raises((TypeError, ValueError)):
+        digest({"a": value})
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """Digest of the package of this source beside an empty module; fails if the package is imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "digested_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    (package / "other.py").write_text("")
+
+    def digest_of(source, module="digested_package"):
+        (package / "shapes.py").write_text(source)
+        code_digest.cache_clear()
+        return code_digest(module)
+
+    return digest_of
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("# a comment", "# another"),
+        ('"""Its docstring."""', '"""Another."""'),
+        ('    """Its docstring."""\n', ""),
+        ('"""A module."""\n\n', "\n\n\n"),
+        ("return width * height", "return (width *\n            height)"),
+    ],
+)
+def test_what_is_for_readers_changes_nothing(code, old, new):
+    assert old in SOURCE
+    assert code(SOURCE) == code(SOURCE.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("width * height", "height * width"), ("height=2", "height=3"), ("height=2", "height=2.0"), ("def area", "def a")],
+)
+def test_what_the_code_does_changes_it(code, old, new):
+    assert old in SOURCE
+    assert code(SOURCE) != code(SOURCE.replace(old, new))
+
+
+def test_one_module_of_a_package(code):
+    assert code(SOURCE, "digested_package.shapes") != code(SOURCE + "x = 1", "digested_package.shapes")
+    assert code(SOURCE, "digested_package.other") == code(SOURCE + "x = 1", "digested_package.other")
+    assert "digested_package" not in sys.modules
+
+
+def test_an_unknown_module_is_an_error():
+    for name in ("no_such_module", "sharelm.no_such_module"):
+        with pytest.raises(ModuleNotFoundError, match=name):
+            code_digest(name)
