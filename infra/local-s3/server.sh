@@ -120,12 +120,12 @@ until_done() { # TRIES COMMAND...
 }
 
 start() {
+  if answers; then fail 1 "port $port is taken by another program; give a PORT"; fi
   [ -f "$root/complete" ] || unpack
   use_root
   radosgw --version > /dev/null 2>&1 && ceph-mon --version > /dev/null 2>&1 && ceph-osd --version > /dev/null 2>&1 ||
     fail 3 "the unpacked Ceph does not run here: $(radosgw --version 2>&1 | head -1)"
   touch "$root/complete"
-  if answers; then fail 1 "port $port is taken by another program; give a PORT"; fi
 
   run=$dir/run
   rm -rf "$run"
@@ -175,7 +175,6 @@ case $1 in
       say "already running in $dir"
     else
       stop
-      trap stop ERR
       trap 'code=$?; [ $code = 0 ] || stop' EXIT
       start
     fi
