@@ -9,6 +9,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+from sharelm.data import Corpus
 from sharelm.errors import InputError
 from sharelm.evaluation.questions import read_questions
 from sharelm.study.tree import Task
@@ -38,7 +39,7 @@ class Item:
         return sum(len(self.history) + len(answer) for answer in self.answers)
 
 
-def task_items(task: Task, corpus: Any, base: Path) -> list[Item]:
+def task_items(task: Task, corpus: Corpus, base: Path) -> list[Item]:
     """The items of a task in a fixed order, at most `task.max_items`; a relative file is looked for in `base`.
 
     Raises `InputError` for a bad file, and when the held-out documents hold nothing to score.
@@ -66,17 +67,18 @@ def _in_turn(groups: Iterable[Iterable[Any]]) -> Iterator[Any]:
     return (value for value in chain.from_iterable(zip_longest(*groups)) if value is not None)
 
 
-def _by_domain(corpus: Any) -> list[list[dict[str, Any]]]:
-    """Held-out documents of each domain, in the order of their digests."""
+def _by_domain(corpus: Corpus, *columns: str) -> list[list[dict[str, Any]]]:
+    """Held-out documents of each domain, in the order of their digests, with these columns too."""
     domains: dict[str, list[dict[str, Any]]] = {}
-    for document in sorted(corpus.validation().to_pylist(), key=lambda row: (row["domain"], row["digest"])):
+    table = corpus.validation().select(["domain", "digest", *columns])
+    for document in table.sort_by([("domain", "ascending"), ("digest", "ascending")]).to_pylist():
         domains.setdefault(document["domain"], []).append(document)
     return list(domains.values())
 
 
-def _documents(task: Task, corpus: Any, base: Path) -> Iterator[Item]:
+def _documents(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
     """Every held-out document, all of its tokens, the first one predicted from the end-of-text token."""
-    for row in _in_turn(_by_domain(corpus)):
+    for row in _in_turn(_by_domain(corpus, "bytes", "tokens")):
         if row["tokens"]:
             yield Item(
                 domain=row["domain"],
@@ -98,7 +100,7 @@ def passages(text: str) -> Iterator[tuple[str, str]]:
             start = match.end()
 
 
-def _last_words(task: Task, corpus: Any, base: Path) -> Iterator[Item]:
+def _last_words(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
     """LAMBADA's question (arXiv 1606.06031) on the held-out documents: a passage's last word, given the passage."""
 
     def of(row: dict[str, Any]) -> Iterator[Item]:
@@ -112,10 +114,10 @@ def _last_words(task: Task, corpus: Any, base: Path) -> Iterator[Item]:
                 answer_bytes=(len(word.encode()),),
             )
 
-    return _in_turn(_in_turn(of(row) for row in rows) for rows in _by_domain(corpus))
+    return _in_turn(_in_turn(of(row) for row in rows) for rows in _by_domain(corpus, "text"))
 
 
-def _choices(task: Task, corpus: Any, base: Path) -> Iterator[Item]:
+def _choices(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
     """One item a question; each choice is scored after the query and a blank."""
     assert task.file is not None
     for question in read_questions(Path(base, task.file)):
@@ -131,7 +133,7 @@ def _choices(task: Task, corpus: Any, base: Path) -> Iterator[Item]:
         )
 
 
-def _encode(corpus: Any, text: str) -> list[int]:
+def _encode(corpus: Corpus, text: str) -> list[int]:
     tokens: list[int] = corpus.tokenizer.encode(text, add_special_tokens=False).ids
     return tokens
 

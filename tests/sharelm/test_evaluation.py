@@ -1,0 +1,292 @@
+"""Scores against plain torch, closed forms and models that were taught the answer."""
+
+import bz2
+import json
+import math
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sharelm.data import open_corpus, prepare
+from sharelm.errors import InputError
+from sharelm.evaluation import Item, score, shard, task_items
+from sharelm.model import Decoder
+from sharelm.sharing import ModelShape, build_sharing
+from sharelm.store import open_store
+from sharelm.study.tree import Data, Task
+from tests.sharelm.models import decoder
+
+SHAPE = ModelShape(vocabulary=320, width=32, heads=4, kv_heads=2, feed_forward=48, context=32)
+SHARING = build_sharing("cycle", 2, blocks=1)
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+BITS = Task(name="held_out", kind="bits_per_byte")
+WORDS = [
+    "stone",
+    "river",
+    "light",
+    "seven",
+    "green",
+    "house",
+    "never",
+    "under",
+    "paper",
+    "music",
+    "ocean",
+    "table",
+    "winter",
+    "garden",
+]
+
+
+def sentences(number, count):
+    """A text of sentences that no other number gives."""
+    order = [WORDS[(number * 7 + i * (number + 3)) % len(WORDS)] for i in range(count)]
+    return " ".join(f"{a} {number} {b} is {c}." for a, b, c in zip(order[::3], order[1::3], order[2::3], strict=False))
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A real corpus of two domains whose held-out documents are shorter and longer than the context."""
+    folder = tmp_path_factory.mktemp("corpus")
+    source = []
+    for domain, first in (("prose", 0), ("code", 100)):
+        for split, numbers, sizes in (("training", range(20), [90]), ("validation", range(20, 26), [6, 60, 300])):
+            rows = [{"text": sentences(first + n, sizes[n % len(sizes)])} for n in numbers]
+            path = jsonl(folder / f"{domain}-{split}.jsonl", rows)
+            source.append({"uri": str(path), "domain": domain, "split": split})
+    store = open_store(str(folder / "store"))
+    data = Data.model_validate({"vocabulary": SHAPE.vocabulary, "source": source})
+    return open_corpus(store, prepare(data, SHAPE.context, folder, store, "evaluation"))
+
+
+def chances(model, tokens):
+    """Log probabilities [vocabulary] of what follows these tokens, by one plain pass."""
+    with torch.inference_mode():
+        return model(torch.tensor([tokens]))[0, -1].double().log_softmax(dim=-1)
+
+
+def taught(rows, steps=300):
+    """A model that was trained to say exactly these (history, answer) rows."""
+    model = Decoder(SHAPE, SHARING).initialise(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0)
+    for _ in range(steps):
+        loss = torch.zeros(())
+        for history, answer in rows:
+            text = torch.tensor([[*history, *answer]])[:, -SHAPE.context - 1 :]
+            targets = text[:, 1:].clone()
+            targets[:, : -len(answer)] = -100
+            loss = loss + model(text[:, :-1], targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.01 * len(rows):
+            return model.eval()
+    raise AssertionError(f"the model did not learn its answers: {loss}")
+
+
+def test_bits_per_byte_equals_scoring_token_by_token(corpus):
+    model = decoder(SHARING, SHAPE)
+    items = task_items(BITS, corpus, None)
+    rows = {row["document"]: row for row in score(model, items, 500).to_pylist()}
+    documents = corpus.validation().to_pylist()
+    assert len(rows) == len(documents) == 12
+    lengths = [len(document["tokens"]) for document in documents]
+    assert min(lengths) < SHAPE.context < 3 * SHAPE.context < max(lengths)
+    for document in documents:
+        text, context = [corpus.end_of_text, *document["tokens"]], SHAPE.context
+        nll = 0.0
+        for target in range(1, len(text)):
+            end = min(math.ceil(target / context) * context, len(text) - 1)  # last target of the window it is in
+            nll -= chances(model, text[max(0, end - context) : target])[text[target]].item()
+        row = rows[document["digest"]]
+        assert row["nll_nats"] == pytest.approx(nll, rel=1e-5)
+        assert (row["tokens"], row["bytes"]) == (len(document["tokens"]), len(document["text"].encode()))
+        assert (row["domain"], row["item"], row["correct"]) == (document["domain"], 0, None)
+
+
+def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary(corpus):
+    model = Decoder(SHAPE, SHARING).initialise(0)
+    with torch.no_grad():
+        model.embedding.zero_()
+    rows = score(model, task_items(BITS, corpus, None), 500)
+    for nll, tokens in zip(rows["nll_nats"].to_pylist(), rows["tokens"].to_pylist(), strict=True):
+        assert nll == pytest.approx(tokens * math.log(SHAPE.vocabulary), rel=1e-6)
+
+
+@pytest.mark.parametrize("task", [BITS, Task(name="last", kind="cloze")])
+def test_a_row_does_not_depend_on_its_batch_or_its_shard(corpus, task):
+    model, items = decoder(SHARING, SHAPE), task_items(task, corpus, None)
+    alone = score(model, items, 1)
+    for tokens_per_batch in (100, 777, 100_000):
+        together = score(model, items, tokens_per_batch)
+        assert together.drop_columns(["nll_nats"]).equals(alone.drop_columns(["nll_nats"]))
+        assert together["nll_nats"].to_pylist() == pytest.approx(alone["nll_nats"].to_pylist(), abs=1e-5, rel=1e-5)
+    parts = [row for index in range(3) for row in score(model, shard(items, index, 3), 777).to_pylist()]
+    whole = {(row["document"], row["item"]): row for row in alone.to_pylist()}
+    assert len(parts) == len(whole) == len(items)
+    for row in parts:
+        expected = whole[row["document"], row["item"]]
+        assert row["nll_nats"] == pytest.approx(expected["nll_nats"], abs=1e-5, rel=1e-5)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 6))
+def test_every_item_is_in_one_shard_and_shards_are_balanced(sizes, count):
+    items = [Item("d", str(n), n, [0], ([1] * size,), (size,)) for n, size in enumerate(sizes)]
+    shards = [shard(items, index, count) for index in range(count)]
+    assert sorted(item.item for part in shards for item in part) == list(range(len(items)))
+    assert all([item.item for item in part] == sorted(item.item for item in part) for part in shards)
+    loads = [sum(item.tokens for item in part) for part in shards]
+    assert max(loads) - min(loads) <= max((item.tokens for item in items), default=0)
+
+
+def test_cloze_asks_for_the_last_word_of_held_out_passages(corpus):
+    items = task_items(Task(name="last", kind="cloze"), corpus, None)
+    texts = {row["digest"]: row["text"] for row in corpus.validation().to_pylist()}
+    seen = dict.fromkeys(texts, 0)
+    for item in sorted(items, key=lambda item: (item.document, item.item)):
+        assert item.history[0] == corpus.end_of_text
+        passage, word = corpus.tokenizer.decode(item.history[1:]), corpus.tokenizer.decode(item.answers[0])
+        assert word[0] == " "
+        assert word[1:].isalnum()
+        assert len(passage) >= 300
+        at = texts[item.document].index(passage + word, seen[item.document])  # in order, none overlapping
+        seen[item.document] = at + len(passage + word)
+        assert texts[item.document][seen[item.document]] == "."
+        assert item.answer_bytes == (len(word),)
+    long = [digest for digest, text in texts.items() if len(text) > 700]
+    assert {item.document for item in items if item.item == 1} == set(long)
+
+
+def test_at_most_so_many_items_spread_over_domains_and_documents(corpus):
+    for kind in ("cloze", "bits_per_byte"):
+        items = task_items(Task(name="t", kind=kind, max_items=4), corpus, None)
+        assert [item.domain for item in items] == ["code", "prose", "code", "prose"]
+        assert len({item.document for item in items}) == 4
+        assert items == task_items(Task(name="t", kind=kind, max_items=4), corpus, None)
+
+
+def test_a_model_taught_the_last_words_is_right_about_them(corpus):
+    items = task_items(Task(name="last", kind="cloze", max_items=4), corpus, None)
+    assert all(len(item.history) > SHAPE.context for item in items)  # so that the latest history is what counts
+    model = taught([(item.history, item.answers[0]) for item in items])
+    rows = score(model, items, 500)
+    assert rows["correct"].to_pylist() == [1.0] * 4
+    assert max(rows["nll_nats"].to_pylist()) < 0.2
+    assert score(decoder(SHARING, SHAPE), items, 500)["correct"].to_pylist() != [1.0] * 4
+
+
+QUESTIONS = [
+    {"query": "The stone is in the", "choices": ["river", "light of the house", "sea"], "gold": 1},
+    {"query": "Seven green\u2028houses", "choices": [" never", "under a paper table"], "gold": 0},
+    {"query": "", "choices": ["music plays", "no music"], "gold": 1},
+    {"query": sentences(5, 60), "choices": ["winter", "garden"], "gold": 0},
+]
+
+
+@pytest.fixture
+def questions(tmp_path):
+    text = "\n".join(json.dumps(question, ensure_ascii=False) for question in QUESTIONS)
+    (tmp_path / "questions.jsonl").write_text(text + "\n\n", encoding="utf-8")
+    return Task(name="quiz", kind="multiple_choice", file="questions.jsonl")
+
+
+def test_multiple_choice_equals_plain_scoring_a_byte(corpus, questions, tmp_path):
+    model, items = decoder(SHARING, SHAPE), task_items(questions, corpus, tmp_path)
+    rows = score(model, items, 300).to_pylist()
+
+    def encode(text):
+        return corpus.tokenizer.encode(text, add_special_tokens=False).ids
+
+    for number, (question, row) in enumerate(zip(QUESTIONS, rows, strict=True), 1):
+        history, nll = [corpus.end_of_text, *encode(question["query"])], []
+        for choice in question["choices"]:
+            blank = "" if choice[0] == " " or not question["query"] else " "
+            answer = encode(blank + choice)
+            text = (history + answer)[-SHAPE.context - 1 :]
+            said = [chances(model, text[:at])[text[at]].item() for at in range(len(text) - len(answer), len(text))]
+            nll.append(-sum(said))
+        a_byte = [value / len(choice.encode()) for value, choice in zip(nll, question["choices"], strict=True)]
+        assert row["nll_nats"] == pytest.approx(nll[question["gold"]], rel=1e-5)
+        assert row["correct"] == float(a_byte[question["gold"]] == min(a_byte))
+        assert row["bytes"] == len(question["choices"][question["gold"]].encode())
+        assert (row["domain"], row["document"], row["item"]) == ("quiz", f"quiz:{number}", 0)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_model_taught_the_answers_is_right_and_one_taught_others_is_wrong(corpus, questions, tmp_path, right):
+    items = task_items(questions, corpus, tmp_path)
+    rows = [(item.history, item.answers[item.gold if right else item.gold - 1]) for item in items]
+    assert score(taught(rows), items, 300)["correct"].to_pylist() == [float(right)] * len(items)
+
+
+def test_an_answer_longer_than_the_context_is_scored_whole(corpus):
+    model = decoder(SHARING, SHAPE)
+    answer = [(7 * n) % 300 for n in range(3 * SHAPE.context + 5)]
+    (row,) = score(model, [Item("d", "x", 0, [1, 2], (answer,), (9,))], 64).to_pylist()
+    nll, text = 0.0, [1, 2, *answer]
+    for first in range(2, len(text), SHAPE.context):
+        end = min(first + SHAPE.context, len(text))
+        start = max(0, end - SHAPE.context - 1)
+        nll -= sum(chances(model, text[start:at])[text[at]].item() for at in range(first, end))
+    assert row["nll_nats"] == pytest.approx(nll, rel=1e-5)
+    assert row["tokens"] == len(answer)
+
+
+def test_nothing_to_score_is_said(tmp_path):
+    rows = [{"text": f"{number}\u3042" * 30} for number in range(12)]  # no blanks, so no last words
+    source = {"uri": str(jsonl(tmp_path / "text.jsonl", rows)), "domain": "ja"}
+    store = open_store(str(tmp_path / "store"))
+    data = Data.model_validate({"vocabulary": 258, "source": [source], "validation_fraction": 0.4})
+    corpus = open_corpus(store, prepare(data, 8, tmp_path, store, "s"))
+    with pytest.raises(InputError, match=r"task 'last' \(cloze\) finds nothing to score"):
+        task_items(Task(name="last", kind="cloze"), corpus, tmp_path)
+
+
+def hellaswag(path):
+    """The shared text has six lines a question: what comes before, the right ending's index, four endings."""
+    with bz2.open(path, "rt", encoding="utf-8") as file:
+        lines = [line.rstrip("\n") for line in islice(file, 6 * 8)]
+    for at in range(0, len(lines), 6):
+        yield {"query": lines[at], "gold": int(lines[at + 1]), "choices": lines[at + 2 : at + 6]}
+
+
+def piqa(folder):
+    """The shared files have the two solutions on one line and the right one's index in another file."""
+    labels = (folder / "valid-labels.lst").read_text().split()
+    lines = (folder / "valid.jsonl").read_text().splitlines()
+    for line, label in zip(lines[:8], labels, strict=False):
+        row = json.loads(line)
+        yield {"query": row["goal"], "choices": [row["sol1"], row["sol2"]], "gold": int(label)}
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "rows"),
+    [
+        ("hellaswag", "hellaswag/hellaswag_val_full.txt.bz2", hellaswag),
+        ("piqa", "piqa", piqa),
+        ("piqa", "llm-foundry-eval/commonsense_reasoning/piqa.jsonl", None),
+        ("copa", "llm-foundry-eval/commonsense_reasoning/copa.jsonl", None),
+    ],
+)
+def test_shared_questions_are_scored(name, file, rows, corpus, tmp_path):
+    if not (SHARED / file).exists():
+        pytest.skip(f"{file} is not beside this checkout")
+    path = SHARED / file if rows is None else jsonl(tmp_path / "questions.jsonl", rows(SHARED / file))
+    task = Task(name=name, kind="multiple_choice", file=str(path), max_items=8)
+    scores = score(decoder(SHARING, SHAPE), task_items(task, corpus, tmp_path), 1000)
+    assert len(scores) == 8
+    for row in scores.to_pylist():
+        assert row["tokens"] > 0
+        assert row["bytes"] > 0
+        assert math.isfinite(row["nll_nats"])
+        assert row["correct"] in (0.0, 1.0)
