@@ -106,6 +106,15 @@ def test_rows_come_back_with_their_partitions(store, table):
     assert store.find(table, "s", "b").rows == 3
 
 
+def test_rows_of_named_steps_only(store):
+    for step in ("a", "b", "c"):
+        store.commit_rows("scores", "s", step, rows_of("scores", 2))
+    assert store.read("scores", "s", steps=["c", "a"]).column("step").to_pylist() == ["a", "a", "c", "c"]
+    assert len(store.read("scores", "s", steps=[])) == 0
+    manifest = store.find("scores", "s", "b")
+    assert store.files("scores", "s", steps=["b"]) == [store.address(manifest, "rows.parquet")]
+
+
 def test_a_table_without_rows_has_its_schema(store):
     empty = store.read("costs", "nobody")
     assert empty.schema.names == [*TABLES["costs"].names, "study", "step"]
