@@ -47,6 +47,7 @@ duckdb.sql("select arm, avg(final_loss_nats) from read_parquet($files, hive_part
            params={{"files": files}})
 ```
 
+For an S3 store say first `duckdb.register_filesystem(s3fs.S3FileSystem())` (or load DuckDB's own httpfs extension).
 A glob is shorter, but it also finds the files of an attempt that was killed or is still under way, and checks nothing:
 
 ```sql
