@@ -99,7 +99,7 @@ def _s3_matches(uri: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
     import s3fs
     from botocore.exceptions import BotoCoreError
 
-    system = s3fs.S3FileSystem(config_kwargs=_S3_TIMEOUTS, use_listings_cache=False)
+    system = s3fs.S3FileSystem(config_kwargs=_S3_TIMEOUTS, use_listings_cache=False, skip_instance_cache=True)
     system.retries = 1  # botocore retries already
     try:
         return system, [f"s3://{key}" for key in sorted(system.glob(uri)) if not system.isdir(key)]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -253,3 +254,26 @@ def test_peps_are_read_whole():
     texts = read("python-peps/peps.jsonl.xz", SHARED)
     assert len(texts) == 736
     assert any(text.startswith("PEP: 8\n") for text in texts)
+
+
+@pytest.mark.s3
+def test_objects_are_read_and_named_by_their_etags(s3_uri, tmp_path):
+    system = s3fs.S3FileSystem()
+    system.pipe_file(f"{s3_uri}/a.jsonl.zst", zstandard.compress(jsonl(TEXTS)))
+    system.pipe_file(f"{s3_uri}/b.txt", b"another")
+    pq.write_table(pa.table({"text": ["rows"]}), tmp_path / "c.parquet")
+    system.put_file(str(tmp_path / "c.parquet"), f"{s3_uri}/c.parquet")
+    assert read(f"{s3_uri}/*", tmp_path) == [*TEXTS, "another", "rows"]
+    before = fingerprint(source(f"{s3_uri}/b.txt"), tmp_path)
+    system.pipe_file(f"{s3_uri}/b.txt", b"changed")
+    assert fingerprint(source(f"{s3_uri}/b.txt"), tmp_path) != before
+
+
+@pytest.mark.s3
+def test_bad_buckets_and_secrets_are_one_sentence_without_the_secret(s3_uri, tmp_path, monkeypatch):
+    assert refusal(f"{s3_uri}/none.txt", tmp_path) == f"no file matches '{s3_uri}/none.txt'"
+    assert "s3://no-such-bucket-here/*.txt" in refusal("s3://no-such-bucket-here/*.txt", tmp_path)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "quite-wrong")
+    message = refusal(f"{s3_uri}/*.txt", tmp_path)
+    assert "cannot be read" in message
+    assert "quite-wrong" not in message
