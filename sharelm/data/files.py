@@ -101,8 +101,17 @@ def _s3_matches(uri: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
 
     system = s3fs.S3FileSystem(config_kwargs=_S3_TIMEOUTS, use_listings_cache=False, skip_instance_cache=True)
     system.retries = 1  # botocore retries already
+    bucket = uri.removeprefix("s3://").partition("/")[0]
     try:
-        return system, [f"s3://{key}" for key in sorted(system.glob(uri)) if not system.isdir(key)]
+        paths = [f"s3://{key}" for key in sorted(system.glob(uri)) if not system.isdir(key)]
+        if not paths and not system.exists(bucket):
+            raise InputError(f"{uri} cannot be read: there is no bucket {bucket!r}")
+        return system, paths
+    except PermissionError as error:
+        raise InputError(
+            f"{uri} cannot be read: the server refuses these credentials; look at AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY and the bucket's policy"
+        ) from error
     except (OSError, BotoCoreError) as error:
         raise InputError(f"{uri} cannot be read: {_reason(error)}") from error
 
