@@ -18,7 +18,7 @@ from sharelm.model import Decoder, load_model
 from sharelm.steps import Machine
 from sharelm.study.tree import Cost, Workload
 
-WARM_UP_REQUESTS = 2
+WARM_UP_SECONDS = {"cpu": 1.0, "cuda": 3.0}  # an H200 served a third slower than later for its first two seconds
 
 
 class Request:
@@ -67,26 +67,23 @@ def _wait(device: torch.device) -> None:
 def measure(weights: Path, workload: Workload, machine: Machine, cost: Cost) -> dict[str, Any]:
     """One row of the table `costs` for the model in this file, less the columns that name the trial.
 
-    Each of `workload.repeats` requests, after two that warm up, is timed from empty caches to its last token, with
+    Each of `workload.repeats` requests, after some that warm up, is timed from empty caches to its last token, with
     the device waited for around the prefill and around every decoding step. Throughput is that of the median
     request. Memory is counted in a request of its own, for counting takes time.
     """
     device = torch.device(machine.device)
-    torch.zeros(1, device=device)  # a GPU's context is made once a process and is no part of loading
+    _load(weights, device, machine.precision)  # a process's first load pays for the GPU's context too
     load_seconds, model = _load(weights, device, machine.precision)
     request = Request(model, workload)
-    prefill, decode, whole = [], [], []
-    for repeat in range(-WARM_UP_REQUESTS, workload.repeats):
-        seconds, tokens = _seconds(request.prefill, device)
-        steps = []
-        for _ in range(workload.new_tokens - 1):
-            spent, tokens = _seconds(partial(request.decode, tokens), device)
-            steps.append(spent)
-        if repeat >= 0:
-            prefill.append(seconds)
-            decode += steps
-            whole.append(seconds + sum(steps))
-    tokens_per_second = workload.batch * workload.new_tokens / float(np.median(whole))
+    warm = time.perf_counter() + WARM_UP_SECONDS[device.type]
+    _serve(request, device)
+    while time.perf_counter() < warm:
+        _serve(request, device)
+    served = [_serve(request, device) for _ in range(workload.repeats)]
+    prefill = [seconds[0] for seconds in served]
+    decode = [step for seconds in served for step in seconds[1:]]
+    median_request = float(np.median([sum(seconds) for seconds in served]))
+    tokens_per_second = workload.batch * workload.new_tokens / median_request
     weights_bytes = sum(parameter.nbytes for parameter in model.parameters())
     peak = weights_bytes + peak_bytes(lambda: serve_extremes(model, workload), device)
     return {
@@ -110,6 +107,16 @@ def measure(weights: Path, workload: Workload, machine: Machine, cost: Cost) -> 
         "cost_per_1m_tokens": cost_per_1m_tokens(tokens_per_second, cost.price_per_hour),
         "currency": cost.currency,
     }
+
+
+def _serve(request: Request, device: torch.device) -> list[float]:
+    """Seconds of a request's prefill and of each of its decoding steps."""
+    spent, tokens = _seconds(request.prefill, device)
+    seconds = [spent]
+    for _ in range(request.workload.new_tokens - 1):
+        spent, tokens = _seconds(partial(request.decode, tokens), device)
+        seconds.append(spent)
+    return seconds
 
 
 def serve_extremes(model: Decoder, workload: Workload) -> None:

@@ -25,7 +25,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         peak: int = torch.cuda.max_memory_allocated(device)
         return peak - held
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its start and stop are news to nobody
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
         run()
     events = recorded.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")

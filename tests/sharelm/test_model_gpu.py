@@ -1,0 +1,60 @@
+"""What a GPU must do as the CPU does: weights, logits, caches, scores."""
+
+import pytest
+import torch
+
+from sharelm.evaluation import Item, score
+from sharelm.model import Decoder, generate, load_model, save_weights
+from tests.sharelm.models import SHAPE, SHARINGS, decoder, random_tokens
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+EVERY_SCHEME = pytest.mark.parametrize("scheme", SHARINGS)
+
+
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+def test_initial_weights_are_those_of_the_cpu():
+    here, there = (Decoder(SHAPE, SHARINGS["cycle"]).to(device).initialise(3) for device in ("cpu", "cuda"))
+    assert all(torch.equal(t, there.state_dict()[name].cpu()) for name, t in here.state_dict().items())
+
+
+@EVERY_SCHEME
+def test_logits_and_gradients_are_those_of_the_cpu(scheme):
+    tokens, here = random_tokens(3, 12), decoder(SHARINGS[scheme])
+    there = decoder(SHARINGS[scheme], activation_checkpointing=True).cuda().train()
+    with torch.no_grad():
+        torch.testing.assert_close(there(tokens.cuda()).cpu(), here(tokens), rtol=1e-4, atol=1e-4)
+    here(tokens[:, :-1], tokens[:, 1:]).backward()
+    there(tokens[:, :-1].cuda(), tokens[:, 1:].cuda()).backward()
+    for (name, one), (_, other) in zip(here.named_parameters(), there.named_parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad.cpu(), rtol=1e-3, atol=1e-4, msg=name)
+
+
+@EVERY_SCHEME
+def test_uneven_prompts_go_on_as_on_the_cpu(scheme):
+    here, there = decoder(SHARINGS[scheme]).double(), decoder(SHARINGS[scheme]).double().cuda()
+    prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11]]
+    assert generate(there, prompts, 6) == generate(here, prompts, 6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cached_decoding_equals_a_whole_pass(precision, tmp_path):
+    save_weights(decoder(SHARINGS["prelude_core_coda"]), tmp_path / "weights")
+    model, tokens = load_model(tmp_path / "weights", "cuda", precision), random_tokens(2, 16).cuda()
+    caches = model.caches(batch=2, capacity=16)
+    with torch.inference_mode():
+        pieces = [model(piece, caches=caches) for piece in tokens.split([5, 4, 1, 1, 5], dim=1)]
+        whole = model(tokens)
+    worst = (torch.cat(pieces, dim=1).float() - whole.float()).abs().max().item()
+    assert worst < (1e-3 if precision == "fp32" else 0.05 * whole.float().abs().max().item())
+
+
+def test_scores_are_those_of_the_cpu():
+    lengths = (3, 40, 11, 100)
+    items = [Item("d", str(n), 0, [0], (random_tokens(1, n, seed=n)[0].tolist(),), (n,)) for n in lengths]
+    here, there = (score(decoder(SHARINGS["cycle"]).to(device), items, 60) for device in ("cpu", "cuda"))
+    assert there["nll_nats"].to_pylist() == pytest.approx(here["nll_nats"].to_pylist(), rel=1e-4)
+    assert there.drop_columns(["nll_nats"]).equals(here.drop_columns(["nll_nats"]))
