@@ -14,6 +14,7 @@ from sharelm.errors import InputError, IntegrityError
 from sharelm.model.decoder import Decoder
 from sharelm.sharing import ModelShape, Sharing
 
+HEADER = "sharelm"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -23,8 +24,8 @@ def save_weights(model: Decoder, path: str | Path, dtype: torch.dtype | None = N
         name: tensor.detach().to(device="cpu", dtype=dtype or tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    metadata = {"shape": json.dumps(asdict(model.shape)), "sharing": json.dumps(asdict(model.sharing))}
-    save_file(tensors, str(path), metadata=metadata)
+    described = json.dumps({"shape": asdict(model.shape), "sharing": asdict(model.sharing)})
+    save_file(tensors, str(path), metadata={HEADER: described})  # one key: safetensors writes several in any order
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu", precision: str | None = None) -> Decoder:
@@ -42,14 +43,15 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", precision: 
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
-        shape = ModelShape(**json.loads(metadata["shape"]))
-        sharing = Sharing(**{kind: tuple(schedule) for kind, schedule in json.loads(metadata["sharing"]).items()})
+        described = json.loads(metadata[HEADER])
+        shape = ModelShape(**described["shape"])
+        sharing = Sharing(**{kind: tuple(schedule) for kind, schedule in described["sharing"].items()})
         with torch.device("meta"):
             model = Decoder(shape, sharing)
         model.load_state_dict({name: tensor.to(dtype or tensor.dtype) for name, tensor in tensors.items()}, assign=True)
     except KeyError as error:
         raise IntegrityError(f"{path} has no {error} in its header; it was not written by save_weights") from error
-    except (TypeError, ValueError, InputError, RuntimeError) as error:
+    except (TypeError, ValueError, AttributeError, InputError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise IntegrityError(f"{path} holds no model that its header describes: {reason}") from error
     return model.eval()

@@ -74,6 +74,13 @@ def test_a_model_survives_its_file(tmp_path):
         assert torch.equal(again(tokens), model(tokens))
 
 
+def test_the_same_model_gives_the_same_file(tmp_path):
+    model = decoder(SHARINGS["cycle"])
+    for name in "abcdefgh":
+        save_weights(model, tmp_path / name)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_a_file_keeps_its_precision_and_gives_another_on_request(tmp_path):
     model = decoder(SHARINGS["cycle"])
     save_weights(model, tmp_path / "weights", torch.bfloat16)
@@ -112,14 +119,28 @@ def test_a_file_that_is_not_a_model_is_refused_in_a_sentence(tmp_path):
         load_model(path)
 
     state = model.state_dict()
-    headers = {"shape": json.dumps(asdict(model.shape)), "sharing": json.dumps(asdict(model.sharing))}
+    shape, sharing = asdict(model.shape), asdict(model.sharing)
+
+    def header(**described):
+        return {"sharelm": json.dumps(described)}
+
     for metadata, tensors, sentence in (
-        (None, state, "no 'shape' in its header"),
-        ({**headers, "sharing": "["}, state, "holds no model that its header describes"),
-        ({**headers, "sharing": '{"attention": [0, 2], "feed_forward": [0, 1]}'}, state, "never reads stored block 1"),
-        ({**headers, "shape": '{"width": 3}'}, state, "holds no model that its header describes"),
-        (headers, {k: v for k, v in state.items() if "key_norm" not in k}, "Missing key"),
-        (headers, {**state, "embedding": state["embedding"][:-1].clone()}, "size mismatch for embedding"),
+        (None, state, "no 'sharelm' in its header"),
+        (header(shape=shape), state, "no 'sharing' in its header"),
+        ({"sharelm": "["}, state, "holds no model that its header describes"),
+        (
+            header(shape=shape, sharing={"attention": [0, 2], "feed_forward": [0, 1]}),
+            state,
+            "never reads stored block 1",
+        ),
+        (header(shape={"width": 3}, sharing=sharing), state, "holds no model that its header describes"),
+        (header(shape=shape, sharing=[1]), state, "holds no model that its header describes"),
+        (header(shape=shape, sharing=sharing), {k: v for k, v in state.items() if "key_norm" not in k}, "Missing key"),
+        (
+            header(shape=shape, sharing=sharing),
+            {**state, "embedding": state["embedding"][:-1].clone()},
+            "size mismatch for embedding",
+        ),
     ):
         save_file(tensors, path, metadata=metadata)
         with pytest.raises(IntegrityError, match=sentence) as error:
