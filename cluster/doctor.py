@@ -76,7 +76,7 @@ def _status_of(url: str, headers: dict[str, str]) -> int:
         return error.code
 
 
-def _cluster(address: str | None) -> Finding:
+def check_cluster(address: str | None) -> Finding:
     """Asks the job server without a token first: whoever may list jobs may run code."""
     url = (address or DEFAULT_ADDRESS).rstrip("/")
     if not url.startswith(("http://", "https://")):
@@ -103,7 +103,8 @@ def _cluster(address: str | None) -> Finding:
     return _finding("cluster", "ok", f"{url} takes your token and refuses requests without")
 
 
-def _token() -> Finding:
+def check_token() -> Finding:
+    """Whether there is a token, and whether only its owner can read it."""
     if token() is None:
         do = "nothing for `sharelm run`, which makes one; for a cluster: ray get-auth-token --generate"
         return _finding("ray token", "warn", f"none in RAY_AUTH_TOKEN or {token_file()}", do)
@@ -169,8 +170,8 @@ def diagnose(store: str, address: str | None) -> list[Finding]:
     return [
         *_interpreter(found),
         _ray_version(),
-        _token(),
-        _cluster(address),
+        check_token(),
+        check_cluster(address),
         *_store(store),
         *_machine(found, "://" not in store),
     ]

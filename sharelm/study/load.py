@@ -74,7 +74,8 @@ def study_from_tree(tree: dict[str, Any], origin: str) -> Study:
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
-        first, *others = error.errors()
+        # A misspelt key comes first: what is missing because of it follows from it.
+        first, *others = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         more = f" (and {len(others)} more)" if others else ""
         raise InputError(f"{origin}: {_sentence(first)}{more}") from None
 

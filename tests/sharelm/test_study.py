@@ -71,7 +71,7 @@ REFUSED = [
     ({"training__tokens": 204_801}, ["tokens = 204801 is not a multiple of tokens_per_step = 2048"]),
     (
         {"training__tokens_per_step": 100, "training__tokens": 10_000},
-        ["training.tokens_per_step = 100", "of 128 tokens"],
+        ["tokens_per_step = 100", "of 128 tokens"],
     ),
     ({"training__workers": 3}, ["training.tokens_per_step = 2048", "3 workers"]),
     ({"training__sequences_per_pass": 3}, ["training.sequences_per_pass = 3", "16 sequences"]),
@@ -122,6 +122,11 @@ def test_schedules_must_fit_what_is_stored(attention, feed_forward, words):
 def test_a_schedule_may_not_read_past_the_blocks_it_declares():
     own = {"name": "own", "blocks": 2, "attention": [0, 1, 2, 0], "feed_forward": [0, 1, 0, 1]}
     assert "attention[2] = 2 names a block that is not stored; 2 are (0 to 1)" in refusal(variant__0=own)
+
+
+def test_a_misspelt_key_is_named_before_what_it_leaves_missing():
+    message = refusal(training__tokens=None, training__token=5)
+    assert "training.token is not a known key; did you mean 'tokens'" in message
 
 
 def test_several_mistakes_are_counted():

@@ -1,0 +1,90 @@
+"""`sharelm plan`: figures against hand-written closed forms, and nothing spent or written."""
+
+import json
+
+import pytest
+
+# The quickstart's shape, and its parameters counted by hand.
+VOCABULARY, WIDTH, HEADS, KV_HEADS, HEAD, FEED_FORWARD, CONTEXT = 1024, 128, 4, 2, 32, 352, 128
+ATTENTION = WIDTH * HEADS * HEAD * 2 + WIDTH * KV_HEADS * HEAD * 2 + WIDTH + 2 * HEAD
+FEED_FORWARD_BLOCK = 3 * WIDTH * FEED_FORWARD + WIDTH
+REST = VOCABULARY * WIDTH + WIDTH
+# blocks stored, and depth, of each arm
+ARMS = {"independent": (4, 4), "albert": (1, 4), "cycle": (2, 4), "independent-L1": (1, 1), "independent-L2": (2, 2)}
+
+
+@pytest.fixture
+def planned(sharelm, study_file):
+    done = sharelm("plan", study_file(), "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def test_figures_of_every_arm(planned):
+    assert [arm["arm"] for arm in planned["arms"]] == list(ARMS)
+    for arm in planned["arms"]:
+        blocks, depth = ARMS[arm["arm"]]
+        stored = blocks * (ATTENTION + FEED_FORWARD_BLOCK) + REST
+        matrices = depth * (ATTENTION - WIDTH - 2 * HEAD + FEED_FORWARD_BLOCK - WIDTH)
+        scores = 4 * depth * WIDTH * CONTEXT
+        head = VOCABULARY * WIDTH
+        assert arm["stored_parameters"] == stored
+        assert arm["materialised_parameters"] == depth * (ATTENTION + FEED_FORWARD_BLOCK) + REST
+        assert arm["training_flops_per_token"] == 3 * (2 * (matrices + head) + scores)
+        assert arm["decode_flops_per_token"] == 2 * (matrices + head) + scores
+        assert arm["prefill_flops_per_token"] == 2 * matrices + 2 * head // CONTEXT + scores
+        kv = 2 * depth * KV_HEADS * HEAD
+        assert arm["kv_bytes_per_token"] == {"fp32": 4 * kv, "bf16": 2 * kv}
+        assert arm["checkpoint_bytes"] == 12 * stored
+        assert arm["training_tokens"] == 204_800
+        hours = arm["training_flops_per_token"] * 204_800 / 0.05e12 / 3600
+        assert arm["estimated_training_hours"] == pytest.approx(hours)
+        assert arm["estimated_training_cost"] == pytest.approx(hours * 0.10)
+
+
+def test_schedules_twins_and_totals(planned):
+    schedules = {arm["arm"]: arm["attention_schedule"] for arm in planned["arms"]}
+    assert schedules["albert"] == [0, 0, 0, 0]
+    assert schedules["cycle"] == [0, 1, 0, 1]
+    assert {(p["variant"], p["axis"]): p["twin"] for p in planned["comparisons"]} == {
+        ("albert", "depth"): "independent",
+        ("albert", "parameters"): "independent-L1",
+        ("cycle", "depth"): "independent",
+        ("cycle", "parameters"): "independent-L2",
+    }
+    assert len(planned["trials"]) == planned["total"]["trials"] == 10
+    assert planned["total"]["training_tokens"] == 10 * 204_800
+    one_seed = sum(arm["estimated_training_hours"] for arm in planned["arms"])
+    assert planned["total"]["estimated_training_hours"] == pytest.approx(2 * one_seed)
+
+
+def test_shared_settings_leave_out_what_differs(planned):
+    assert planned["shared"]["training"]["zero_stage"] == 1
+    assert planned["shared"]["model"]["width"] == 128
+    assert not {"depth", "feed_forward"} & planned["shared"]["model"].keys()
+    assert "variant" not in planned["shared"]
+
+
+def test_workers_share_the_hours_and_not_the_money(sharelm, study_file):
+    two = study_file(("[training]\n", '[training]\nworkers = 2\ndevice = "gpu"\n'))
+    one, both = (json.loads(sharelm("plan", path, "--json").stdout) for path in (study_file(name="one.toml"), two))
+    assert both["total"]["estimated_training_hours"] == pytest.approx(one["total"]["estimated_training_hours"] / 2)
+    assert both["total"]["estimated_training_cost"] == pytest.approx(one["total"]["estimated_training_cost"])
+    assert both["arms"][0]["kv_bytes_per_token"].keys() == {"bf16"}
+
+
+def test_text_says_what_is_assumed_and_writes_nothing(sharelm, study_file, tmp_path):
+    path = study_file()
+    done = sharelm("plan", path)
+    assert done.returncode == 0
+    assert "quickstart: 10 trials = 5 arms x seeds [0, 1]" in done.stdout
+    assert "869,760" in done.stdout
+    assert "0.05 TFLOP/s" in done.stdout
+    assert "learning_rate = 0.003" in done.stdout
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_store_says_what_is_there(sharelm, study_file, tmp_path):
+    empty = sharelm("plan", study_file(), "--store", tmp_path / "store")
+    assert "nothing of this study" in empty.stdout
+    assert not (tmp_path / "store").exists()
