@@ -19,7 +19,7 @@ from sharelm.report.caveats import AXIS_TOLERANCE, axis_words, caveats
 from sharelm.report.gallery import ALL, LOSS, METRICS, draw
 from sharelm.report.settings import compare_settings, to_toml
 from sharelm.report.summary import ArmFigures, Row, Summary, summarise
-from sharelm.study import Study
+from sharelm.study import Arm, Study
 from sharelm.study.tree import STAGES
 
 SCHEMA_VERSION = 1
@@ -113,6 +113,12 @@ def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("Compute share", numbers.percent(compute / wall))] if wall and compute is not None else rows
 
 
+def schedules(arm: Arm) -> str:
+    """Which stored block each depth reads: once where attention and feed-forward agree."""
+    attention, feed_forward = (" ".join(map(str, s)) for s in (arm.sharing.attention, arm.sharing.feed_forward))
+    return attention if attention == feed_forward else f"attention {attention}; feed-forward {feed_forward}"
+
+
 def _worst(outcomes: list[str]) -> str:
     if not outcomes or "not_shown" in outcomes:
         return "not_met" if "not_met" in outcomes else "not_shown"
@@ -125,7 +131,7 @@ def _gate(study: Study, stage: str) -> str:
     asked = [", ".join(words(kpi) for kpi in gate.kpis)]
     asked.append(f"{gate.seeds} seed{'s' if gate.seeds > 1 else ''}")
     if gate.training_tokens:
-        asked.append(f"{numbers.si(gate.training_tokens)} training tokens")
+        asked.append(f"{numbers.count(gate.training_tokens)} training tokens")
     asked += [f"no loss at {axis_words(axis)}" for axis in gate.axes]
     return f"Asks for {'; '.join(asked)}."
 
@@ -217,6 +223,7 @@ def _environment() -> jinja2.Environment:
         "words": words,
         "heading": title,
         "axis": axis_words,
+        "schedules": schedules,
         "md": in_markdown,
     }
     return environment

@@ -126,11 +126,10 @@ def forest(
             face = "white" if row.outcome == "not_shown" else colour
             axes.plot([row.value], [i + 0.72], marker=marker, color=colour, markerfacecolor=face, markersize=6)
     _ticks(axes, plain)
-    axes.set_xlabel(unit)
     sides = ("twin better", "variant better") if higher_is_better else ("variant better", "twin better")
-    for x, side, align in ((0, f"← {sides[0]}", "left"), (1, f"{sides[1]} →", "right")):
+    for x, text, align in ((0, f"← {sides[0]}", "left"), (0.5, unit, "center"), (1, f"{sides[1]} →", "right")):
         axes.annotate(
-            side, (x, 0), (0, -_BELOW), xycoords="axes fraction", textcoords="offset points", ha=align, va="baseline"
+            text, (x, 0), (0, -_BELOW), xycoords="axes fraction", textcoords="offset points", ha=align, va="baseline"
         )
     description = "; ".join(
         f"{row.label}: {signed(row.value)}, from {signed(row.low)} to {signed(row.high)}"
