@@ -213,6 +213,7 @@ def _environment() -> jinja2.Environment:
         "significant": numbers.significant,
         "decimals": numbers.decimals,
         "signed": numbers.signed,
+        "brief": numbers.brief,
         "plain": numbers.plain,
         "si": numbers.si,
         "percent": numbers.percent,

@@ -21,7 +21,7 @@ from sharelm.report.charts import (
     storage,
 )
 from sharelm.report.drawing import Chart
-from sharelm.report.numbers import plain, si
+from sharelm.report.numbers import brief, si
 from sharelm.report.summary import Row, Summary
 
 LOSS = "loss_nats_per_token"
@@ -126,7 +126,7 @@ def _cost_charts(summary: Summary) -> tuple[list[Chart], list[Chart]]:
                     f"{currency} for a million generated tokens on {where}.",
                     [Bar(name, [row["cost_per_1m_tokens"]]) for name, row in priced],
                     [("cost", TWIN, "")],
-                    lambda value: plain(float(f"{value:.3g}")),
+                    brief,
                     f"{currency} per million generated tokens",
                 )
             )

@@ -30,6 +30,11 @@ def plain(value: float | None) -> str:
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
+def brief(value: float | None) -> str:
+    """`value` to three significant digits without idle zeros: 1, 0.0653, 12,200."""
+    return NOTHING if value is None or not math.isfinite(value) else plain(float(f"{value:.3g}"))
+
+
 def decimals(value: float | None, places: int = 3) -> str:
     """`value` with this many decimals: for columns whose figures are compared."""
     if value is None or not math.isfinite(value):

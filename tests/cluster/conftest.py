@@ -16,7 +16,7 @@ OF_A_USER = ("SHARELM_", "RAY_", "AWS_")  # settings of whoever runs the tests t
 def sharelm(tmp_path):
     """Call it with arguments (and environment variables): the finished process, output as text."""
 
-    def call(*arguments, **environment):
+    def call(*arguments, timeout=120, **environment):
         clean = {key: value for key, value in os.environ.items() if not key.startswith(OF_A_USER)}
         return subprocess.run(
             [sys.executable, "-m", "cluster.cli", *map(str, arguments)],
@@ -24,7 +24,7 @@ def sharelm(tmp_path):
             env={**clean, "COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", **environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
         )
 
     return call

@@ -9,9 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from sharelm.statistics import compare
 from sharelm.store.schemas import TABLES
-from sharelm.study import Arm, Study, Trial, arms, comparisons, trials
-from sharelm.study.tree import STAGES
+from sharelm.study import Arm, Study, Trial, trials
+from sharelm.verdict import decide, headline
 
 DOMAINS = ("prose", "code")
 DEVICE = "Example CPU @ 2.0 GHz"
@@ -20,7 +21,7 @@ DOCUMENTS = 30
 
 def planted_loss(arm: Arm) -> float:
     """Nats per token that this arm ends at: falls with stored parameters and with depth."""
-    return 4.2 - 0.12 * math.log(arm.footprint.stored_parameters / 1e5) - 0.04 * math.log(arm.sharing.depth)
+    return 4.2 - 0.07 * math.log(arm.footprint.stored_parameters / 1e5) - 0.04 * math.log(arm.sharing.depth)
 
 
 def seeded(trial: Trial) -> float:
@@ -71,7 +72,7 @@ def _trial(study: Study, trial: Trial, error: str | None) -> dict[str, Any]:
         "device": DEVICE,
         "precision": "fp32",
         **(dict.fromkeys(figures) if error else figures),
-        "loss_spikes": trial.seed % 2,
+        "loss_spikes": trial.seed // 4,
         "nonfinite_steps": 1 if error else 0,
         "training_seconds": seconds,
         "tokens_per_second": study.training.tokens / seconds,
@@ -117,7 +118,7 @@ def _scores(study: Study, trial: Trial, rng: random.Random) -> list[dict[str, An
                     "domain": domain,
                     "document": f"document-{number}",
                     "item": 0,
-                    "nll_nats": seeded(trial) * (1 if scored else 100),
+                    "nll_nats": (seeded(trial) + rng.gauss(0, 0.01)) * (1 if scored else 100),
                     "tokens": 1 if scored else 100,
                     "bytes": 5 if scored else 350,
                     "correct": float(rng.random() < 0.3) if scored else None,
@@ -163,110 +164,6 @@ def _costs(study: Study, trial: Trial) -> list[dict[str, Any]]:
     return rows
 
 
-def _compared(study: Study, lacking: set[str]) -> list[dict[str, Any]]:
-    by_name = {arm.name: arm for arm in arms(study)}
-    rows = []
-    for pair in comparisons(study):
-        if {pair.variant, pair.twin} & lacking:
-            continue
-        gap = planted_loss(by_name[pair.variant]) - planted_loss(by_name[pair.twin])
-        base = {
-            "variant": pair.variant,
-            "twin": pair.twin,
-            "axis": pair.axis,
-            "axis_target": float(pair.target),
-            "axis_reached": float(pair.reached),
-            "axis_relative_error": pair.relative_error,
-            "confidence": 0.95,
-            "standard_error_seeds": None if len(study.study.seeds) == 1 else 0.003,
-            "standard_error_documents": 0.004,
-            "degrees_of_freedom": 12.0,
-            "seeds": len(study.study.seeds),
-            "documents": DOCUMENTS,
-        }
-        wanted = []
-        for task in study.evaluation.task:
-            if task.kind == "bits_per_byte":
-                margin = study.kpi.accuracy.loss_margin_nats
-                wanted += [(task.name, "all", "loss_nats_per_token", margin, 1.0)]
-                wanted += [(task.name, domain, "bits_per_byte", None, 0.4) for domain in ("all", *DOMAINS)]
-            else:
-                wanted.append((task.name, "all", "accuracy", study.kpi.accuracy.task_margin, -0.3))
-        for task_name, domain, metric, margin, factor in wanted:
-            difference, half = gap * factor, 0.02 * abs(factor)
-            low, high = difference - half, difference + half
-            worse = (-high, -low) if metric == "accuracy" else (low, high)
-            outcome = (
-                None
-                if margin is None
-                else "better"
-                if worse[1] < 0
-                else "not_worse"
-                if worse[1] <= margin
-                else "worse"
-                if worse[0] > margin
-                else "not_shown"
-            )
-            value = 0.3 if metric == "accuracy" else planted_loss(by_name[pair.variant]) * factor
-            figures = {"variant_value": value, "twin_value": value - difference, "difference": difference}
-            rows.append(
-                {**base, "task": task_name, "domain": domain, "metric": metric, "margin": margin, "outcome": outcome}
-                | figures
-                | {"interval_low": low, "interval_high": high}
-            )
-    return rows
-
-
-def _judged(study: Study, compared: list[dict[str, Any]], costs: bool) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    by_name = {arm.name: arm for arm in arms(study)}
-    for variant in study.variant:
-        mine = {r["axis"]: r for r in compared if r["variant"] == variant.name and r["metric"] == "loss_nats_per_token"}
-
-        def add(
-            kind: str, name: str, outcome: str, measure: str | None, value: Any, limit: Any, reason: str, who: str
-        ) -> None:
-            rows.append(
-                {"variant": who, "kind": kind, "name": name, "outcome": outcome, "measure": measure}
-                | {"value": value, "threshold": limit, "reason": reason}
-            )
-
-        margin = study.kpi.accuracy.loss_margin_nats
-        for axis in study.twins.axes:
-            found = mine.get(axis, {})
-            value = found.get("difference")
-            reason = f"The loss differs by {value:+.3f} nats." if found else "The twin has no scores."
-            outcome = found.get("outcome", "not_shown")
-            add("axis", axis, outcome, "loss_difference_nats", value, margin, reason, variant.name)
-        depth = mine.get("depth", {})
-        accuracy = {"better": "met", "not_worse": "met", "worse": "not_met"}.get(depth.get("outcome"), "not_shown")
-        arm = by_name[variant.name]
-        stored = arm.footprint.stored_parameters / by_name["independent"].footprint.stored_parameters
-        ratio = stored * 0.5 + 0.5
-        limit = study.kpi.inference_cost.memory_ratio_max
-        memory = ("met" if ratio <= limit else "not_met") if costs else "not_shown"
-        upkeep = "met" if stored <= study.kpi.upkeep.stored_bytes_ratio_max else "not_met"
-        outcomes = {"accuracy": accuracy, "inference_cost": memory, "upkeep": upkeep}
-        add("kpi", "accuracy", accuracy, "loss_interval_high_nats", depth.get("interval_high"), margin,
-            "The interval of the loss difference against the margin.", variant.name)  # fmt: skip
-        add("kpi", "inference_cost", memory, "memory_ratio", ratio if costs else None, limit,
-            "Peak memory over its twin's." if costs else "No cost was measured.", variant.name)  # fmt: skip
-        add("kpi", "upkeep", upkeep, "stored_bytes_ratio", stored, study.kpi.upkeep.stored_bytes_ratio_max,
-            "Stored bytes over the twin's.", variant.name)  # fmt: skip
-        for stage in STAGES:
-            gate = getattr(study.rollout, stage)
-            lacks = [
-                f"{kpi.replace('_', ' ')} is {outcomes[kpi].replace('_', ' ')}"
-                for kpi in gate.kpis
-                if outcomes[kpi] != "met"
-            ]
-            if study.training.tokens < gate.training_tokens:
-                lacks.append(f"{study.training.tokens:,} training tokens of {gate.training_tokens:,}")
-            outcome = "not_supported" if lacks else "supported"
-            add("stage", stage, outcome, None, None, None, "; ".join(lacks) or "every gate is met", variant.name)
-    return rows
-
-
 def _table(name: str, rows: list[dict[str, Any]], study: Study) -> pa.Table:
     table = pa.Table.from_pylist(rows, schema=TABLES[name])
     for column, value in (("study", study.name), ("step", "0" * 16)):
@@ -282,34 +179,31 @@ def synthetic_tables(
     diverged: dict[str, str] | None = None,
     missing: frozenset[str] = frozenset(),
 ) -> dict[str, pa.Table]:
-    """The six tables as read from a store.
+    """The six tables: planted trials, steps, scores and costs; comparisons and verdicts as they follow from those.
 
-    `diverged` maps a trial to its error, `missing` names trials that never ran; an arm without any finished trial
-    has no comparison. `steps` is rows a trial in the steps table; without `costs` that table is empty.
+    `diverged` maps a trial to its error, `missing` names trials that never ran; neither has scores or costs.
+    `steps` is rows a trial in the steps table; without `costs` that table is empty.
     """
     rng, diverged = random.Random(0), diverged or {}
     ran = [trial for trial in trials(study) if trial.name not in missing]
     done = [trial for trial in ran if trial.name not in diverged]
-    lacking = {arm.name for arm in arms(study)} - {trial.arm.name for trial in done}
-    compared = _compared(study, lacking)
     rows = {
         "trials": [_trial(study, trial, diverged.get(trial.name)) for trial in ran],
         "steps": [row for trial in ran for row in _steps(study, trial, steps, rng)],
         "scores": [row for trial in done for row in _scores(study, trial, rng)],
         "costs": [row for trial in done for row in _costs(study, trial)] if costs else [],
-        "comparisons": compared,
-        "verdicts": _judged(study, compared, costs),
     }
-    return {name: _table(name, rows[name], study) for name in TABLES}
+    tables = {name: _table(name, found, study) for name, found in rows.items()}
+    tables["comparisons"] = compare(study, tables["scores"])
+    tables["verdicts"] = decide(study, tables["comparisons"], tables["trials"], tables["costs"])
+    return tables
 
 
-HEADLINE = [
-    "No variant is ready for important workloads; cycle is supported as a proof of concept.",
-    "At the same depth, sharing costs 0.02 to 0.17 nats of held-out loss.",
-    "At the same stored parameters, cycle beats its smaller independent twin.",
-    "Memory while serving falls to 0.62 of the twin's; computation does not fall.",
-    "Not shown: more than 2 seeds, long training, accelerators.",
-]
+def headline_of(study: Study, tables: dict[str, pa.Table]) -> list[str]:
+    """The five lines that the verdict gives for these tables."""
+    return headline(study, tables["verdicts"], tables["comparisons"])
+
+
 FACTS: dict[str, Any] = {
     "started": "2026-01-02 03:04 UTC",
     "version": "0.1.0",

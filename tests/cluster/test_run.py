@@ -1,0 +1,48 @@
+"""`sharelm run` is the driver itself: its output, its exit code, its Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sharelm.store import open_store
+from tests.cluster.test_submit import SMALL
+
+
+def test_the_drivers_refusal_is_the_exit_code(sharelm, study_file, tmp_path):
+    (tmp_path / "jobs").mkdir()  # in the current directory, and not what is to be run
+    (tmp_path / "jobs" / "study.py").write_text("raise SystemExit(99)")
+    (tmp_path / "taken").write_text("a file where the store should be")
+    done = sharelm("run", study_file(), "--store", "taken/store")
+    assert done.returncode == 2
+    assert "taken" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_130_and_what_was_committed_stays(study_file, tmp_path):
+    path = study_file(*SMALL, ("tokens = 10_240", "tokens = 1_024_000"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cluster.cli", "run", str(path), "--store", "store"],
+        cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+    )
+    store = open_store(str(tmp_path / "store"))
+    deadline = time.monotonic() + 120
+    while not store.manifests("data", "tiny"):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything in the foreground
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert store.manifests("data", "tiny")

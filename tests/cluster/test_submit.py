@@ -1,0 +1,183 @@
+"""Submitting to a real `ray start --head` with token authentication on."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+SMALL = [
+    ('name = "quickstart"', 'name = "tiny"'),
+    ("seeds = [0, 1]", "seeds = [0]"),
+    ("max_bytes = 3_000_000", "max_bytes = 300_000"),
+    ("tokens = 204_800", "tokens = 10_240"),
+    ("tokens_per_step = 2048", "tokens_per_step = 1024"),
+    ("warmup_steps = 10", "warmup_steps = 2"),
+]
+LONG = [('name = "quickstart"', 'name = "long"'), *SMALL[1:3], ("tokens = 204_800", "tokens = 204_800_000")]
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(f"{url}/api/version", timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def head():
+    """The environment of a user of a cluster that wants a token."""
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+    names += ("metrics-export-port", "ray-client-server-port", "runtime-env-agent-port")
+    with tempfile.TemporaryDirectory(prefix="slt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        token = Path(folder, "token")
+        token.write_text("0123456789abcdef" * 4)
+        token.chmod(0o600)
+        programs = str(Path(sys.executable).parent)
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        environment = {
+            **inherited,
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "OMP_NUM_THREADS": "1",
+        }
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        options = [f"--{name}={port}" for name, port in ports.items()]
+        options += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray"]
+        options += ["--num-cpus=2", "--disable-usage-stats", "--block"]
+        with Path(folder, "head.log").open("wb") as log:
+            process = subprocess.Popen(
+                [f"{programs}/ray", "start", "--head", *options],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+            try:
+                url = f"http://127.0.0.1:{ports['dashboard-port']}"
+                deadline = time.monotonic() + 120
+                while not answers(url):
+                    assert process.poll() is None, Path(folder, "head.log").read_text()
+                    assert time.monotonic() < deadline
+                    time.sleep(0.2)
+                yield {
+                    "RAY_API_SERVER_ADDRESS": url,
+                    "RAY_AUTH_TOKEN_PATH": str(token),
+                    "SHARELM_STORE": f"{folder}/store",
+                }
+            finally:
+                started = psutil.Process(process.pid).children(recursive=True)
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                for child in started:  # workers and agents that have left the group
+                    if child.is_running():
+                        child.kill()
+                psutil.wait_procs(started, timeout=10)
+
+
+def jobs(sharelm, head):
+    return json.loads(sharelm("status", "--json", **head).stdout)["jobs"]
+
+
+def until(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def test_a_study_is_submitted_followed_and_not_submitted_twice(sharelm, study_file, head):
+    path = study_file(*SMALL, name="tiny.toml")
+    first = sharelm("submit", path, "--wait", **head, timeout=600)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "report: " in first.stdout
+    (job,) = jobs(sharelm, head)
+    assert (job["study"], job["status"], job["id"][-2:]) == ("tiny", "SUCCEEDED", "-1")
+
+    again = sharelm("submit", path, **head)
+    assert again.returncode == 0
+    assert "has finished already" in again.stdout
+    assert len(jobs(sharelm, head)) == 1
+
+    assert "report: " in sharelm("logs", "tiny", **head).stdout
+    shown = sharelm("status", "tiny", **head).stdout
+    assert "SUCCEEDED" in shown
+    assert "tiny: 5 trials, 5 steps, 10 scores, 5 costs, 1 comparisons, 1 verdicts, 1 reports" in shown
+    assert len(sharelm("verdict", "tiny", **head).stdout.splitlines()) >= 5
+    assert "has ended already" in sharelm("stop", "tiny", **head).stdout
+    planned = sharelm("plan", path, **head).stdout
+    assert planned.splitlines()[-1].endswith("independent.s0.")
+
+
+def test_a_running_study_is_not_submitted_twice_and_a_stopped_one_is(sharelm, study_file, head):
+    path = study_file(*LONG, name="long.toml")
+    assert "is submitted" in sharelm("submit", path, **head).stdout
+    again = sharelm("submit", path, **head)
+    assert again.returncode == 0
+    assert "is pending already" in again.stdout or "is running already" in again.stdout
+    until(lambda: "study long" in sharelm("logs", "long", **head).stdout, 60)
+    stopped = sharelm("stop", "long", **head)
+    assert (stopped.returncode, "STOPPED" in stopped.stdout) == (0, True)
+    assert "is submitted" in sharelm("submit", path, **head).stdout
+    attempts = {job["id"][-2:]: job["status"] for job in jobs(sharelm, head) if job["study"] == "long"}
+    assert attempts.keys() == {"-1", "-2"}
+    assert attempts["-1"] == "STOPPED" != attempts["-2"]
+    sharelm("stop", "long", **head)
+
+
+def test_a_study_that_changed_under_its_name_fails_with_the_drivers_exit_code(sharelm, study_file, head):
+    changed = study_file(*SMALL, ("learning_rate = 3e-3", "learning_rate = 4e-3"), name="changed.toml")
+    done = sharelm("submit", changed, "--wait", **head)
+    assert done.returncode == 2
+    assert "learning_rate" in done.stdout
+    assert "may grow but not change" in done.stdout
+
+
+@pytest.mark.parametrize(("token", "words"), [("wrong" * 8, "is not that cluster's"), (None, "there is no token")])
+def test_without_the_right_token_everything_is_one_sentence(sharelm, study_file, tmp_path, head, token, words):
+    named = tmp_path / "token"
+    if token:
+        named.write_text(token)
+    environment = {**head, "RAY_AUTH_TOKEN_PATH": str(named)}
+    for arguments in (["status"], ["submit", study_file()], ["logs", "tiny"], ["stop", "tiny"]):
+        done = sharelm(*arguments, **environment)
+        assert done.returncode == 2
+        assert (done.stdout, done.stderr.count("\n")) == ("", 1), done.stderr
+        assert words in done.stderr
+        assert "wrongwrong" not in done.stderr
+
+
+def test_names_that_no_job_has(sharelm, head):
+    done = sharelm("logs", "nobody", **head)
+    assert done.returncode == 2
+    assert "no job of study 'nobody'" in done.stderr
+
+
+def test_doctor_finds_the_cluster_closed_to_others(sharelm, head):
+    done = sharelm("doctor", "--json", "--address", head["RAY_API_SERVER_ADDRESS"], **head)
+    (finding,) = [one for one in json.loads(done.stdout) if one["check"] == "cluster"]
+    assert finding["status"] == "ok"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{head['RAY_API_SERVER_ADDRESS']}/api/jobs/", timeout=5)
