@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
@@ -25,7 +26,7 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(address="auto", **quiet)
@@ -58,7 +59,7 @@ def resources(study: Study) -> Resources:
 
     Raises `InputError` where the cluster cannot hold the study's workers.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     cpus = int(sum(node.get("CPU", 0) for node in nodes))
     largest = max(int(node.get("CPU", 0)) for node in nodes)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Driver:
         self.study, self.store, self.data = study, store, data
         self.have = resources(study)
         self.machine = machine(study, self.have)
-        self.board: Any = Board.remote()
+        self.board: Any = Board.remote()  # type: ignore[attr-defined]
         self.work = plan_work(study, data, base, self.machine)
         self.place = Place(study, base, data, store.uri, self.machine, self.have.evaluation_cpus, self.board)
         self.missing = {
@@ -99,14 +100,15 @@ class Driver:
                     if trial_at in trained and step not in scored
                 }
 
-            groups, after = {}, {}
+            groups: dict[Any, str] = {}
+            after: dict[Any, Callable[[], dict[Any, str]]] = {}
             for part in split(list(self.missing.values()), have.parallel_groups, self.study.training.trials_per_group):
                 ref = train_group.remote(
                     Group(self.study, part, self.data, self.machine, self.store.uri, have, self.board)
                 )
                 groups[ref] = f"trials {part[0].name} to {part[-1].name}"
                 steps = {step for step, trial in self.missing.items() if trial in part}
-                after[ref] = lambda steps=steps: score(steps)
+                after[ref] = partial(score, steps)
             ready = score(set(self.work.trials) - set(self.missing))
             self._wait({**groups, **ready}, "starting workers", then=after)
             if self.errors:
@@ -187,9 +189,9 @@ class Driver:
 
 def _cause(error: Exception) -> Exception:
     """The exception a task raised, out of Ray's wrapping."""
-    seen: Any = error
+    seen = error
     while not isinstance(seen, ShareLMError):
-        inner = getattr(seen, "cause", None) or seen.__cause__
+        inner: object = getattr(seen, "cause", None) or seen.__cause__
         if not isinstance(inner, Exception):
             break
         seen = inner

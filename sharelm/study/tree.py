@@ -228,7 +228,8 @@ class Training(Node):
             raise ValueError(f"warmup_steps = {self.warmup_steps} but there are only {self.steps} steps")
         if self.zero_stage == 3:
             raise ValueError(
-                "zero_stage = 3 silently re-applies stale gradients to a parameter that a step does not use; use 0, 1 or 2"
+                "zero_stage = 3 silently re-applies stale gradients to a parameter that a step does not use; "
+                "use 0, 1 or 2"
             )
         if self.precision == "bf16" and self.zero_stage == 0:
             raise ValueError("zero_stage = 0 with bf16 takes DeepSpeed's unfused optimizer, off by 1e-2; use 1 or 2")
