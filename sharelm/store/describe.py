@@ -33,7 +33,7 @@ they stand in the path, not in the files, and every reader adds them as columns.
 ```python
 from sharelm.store import open_store
 
-store = open_store("results")          # or s3://bucket/prefix
+store = open_store("results")  # or s3://bucket/prefix
 scores = store.read("scores", "quickstart")  # a pyarrow.Table; every file was checked against its manifest
 ```
 
@@ -43,8 +43,10 @@ DuckDB reads the same files. Give it the committed ones:
 import duckdb
 
 files = store.files("trials", "quickstart")
-duckdb.sql("select arm, avg(final_loss_nats) from read_parquet($files, hive_partitioning = true) group by arm",
-           params={{"files": files}})
+duckdb.sql(
+    "select arm, avg(final_loss_nats) from read_parquet($files, hive_partitioning = true) group by arm",
+    params={{"files": files}},
+)
 ```
 
 For an S3 store say first `duckdb.register_filesystem(s3fs.S3FileSystem())` (or load DuckDB's own httpfs extension).

@@ -1,7 +1,5 @@
 """Measured cost against closed forms, planted delays and known allocations."""
 
-import time
-
 import pytest
 import torch
 
@@ -64,30 +62,39 @@ def test_a_row_has_every_column_of_the_table_and_adds_up(tmp_path):
     assert row["load_seconds"] > 0
 
 
-def test_planted_delays_are_measured(tmp_path, monkeypatch):
-    """Every prefill sleeps 40 ms and every decoding step 15 ms; warming up is slower and must not count."""
-    calls = []
+class Clock:
+    """A clock that stands still unless something takes time."""
 
-    def sleep(model, args):
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def test_planted_delays_are_measured(tmp_path, monkeypatch):
+    """A prefill takes 40 ms and a decoding step 15 ms; the first request is slower and must not count."""
+    calls, clock = [], Clock()
+    monkeypatch.setattr(measurement, "time", clock)
+
+    def take_time(model, args):
         calls.append(args[0].shape[1])
         first = calls.count(WORKLOAD.prompt_tokens) == 1
-        time.sleep(0.1 if first else 0.04 if args[0].shape[1] > 1 else 0.015)
+        clock.now += 0.1 if first else 0.04 if args[0].shape[1] > 1 else 0.015
 
     def slow(*args):
         model = real(*args)
-        model.register_forward_pre_hook(sleep)
+        model.register_forward_pre_hook(take_time)
         return model
 
     real = measurement.load_model
     monkeypatch.setattr(measurement, "load_model", slow)
-    monkeypatch.setattr(measurement, "WARM_UP_SECONDS", {"cpu": 0.55})  # the first request takes 0.5
+    monkeypatch.setattr(measurement, "WARM_UP_SECONDS", {"cpu": 0.55})  # the first request takes 0.5, the next 0.1
     row = measured(tmp_path)
-    assert 40 <= row["prefill_ms_p50"] < 100
-    assert 15 <= row["decode_ms_p50"] < 40
-    assert 0.04 + 4 * 0.015 <= 3 * 5 / row["generated_tokens_per_second"] < 0.4
-    requests = calls.count(10)
-    assert calls == [10, 1, 1, 1, 1] * (requests - 1) + [10, 1]  # the last counts memory: its two extremes
-    assert requests >= 2 + WORKLOAD.repeats + 1
+    assert row["prefill_ms_p50"] == row["prefill_ms_p95"] == pytest.approx(40)
+    assert row["decode_ms_p50"] == row["decode_ms_p95"] == pytest.approx(15)
+    assert row["generated_tokens_per_second"] == pytest.approx(3 * 5 / (0.04 + 4 * 0.015))
+    requests = 2 + WORKLOAD.repeats
+    assert calls == [10, 1, 1, 1, 1] * requests + [10, 1]  # the last counts memory: its two extremes
 
 
 def test_a_request_of_one_new_token_decodes_nothing(tmp_path):
