@@ -16,8 +16,9 @@ from sharelm.study.tree import Task
 
 PASSAGE_CHARACTERS = 300  # a passage is at least this long before its last word; LAMBADA's are 75 words on average
 
-# a word after one blank that ends a sentence or a line
-LAST_WORD = re.compile(r"(?<=\S) (\w{2,})(?=[.!?][\"'”’)\]]*\s|[^\w\s]{0,3}(?:\n|\Z))")
+# a word after one blank that ends a sentence (no digit follows, as in "No. 5"; WikiText has a blank before the
+# stop) or a line
+LAST_WORD = re.compile(r"(?<=\S) (\w{2,})(?= ?[.!?][\"'”’)\]]*\s(?!\s*\d)|[^\w\s]{0,3}(?:\n|\Z))")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sharelm.data import open_corpus, prepare
 from sharelm.errors import InputError
 from sharelm.evaluation import Item, score, shard, task_items
+from sharelm.evaluation.items import passages
 from sharelm.model import Decoder
 from sharelm.sharing import ModelShape, build_sharing
 from sharelm.store import open_store
@@ -147,6 +148,21 @@ def test_every_item_is_in_one_shard_and_shards_are_balanced(sizes, count):
     assert all([item.item for item in part] == sorted(item.item for item in part) for part in shards)
     loads = [sum(item.tokens for item in part) for part in shards]
     assert max(loads) - min(loads) <= max((item.tokens for item in items), default=0)
+
+
+@pytest.mark.parametrize(
+    ("ends", "word"),
+    [
+        ("to the north.", " north"),
+        ("to the north . ", " north"),  # as WikiText separates its tokens
+        ('"to the north." ', " north"),
+        ("to the north\n", " north"),
+        ("squadron No. 5 flew north.", " north"),  # an abbreviation before a number ends nothing
+    ],
+)
+def test_a_passage_ends_with_the_last_word_of_a_sentence_or_line(ends, word):
+    before = "word " * 80
+    assert [found for _, found in passages(f"{before}{ends}\nNext ")] == [word]
 
 
 def test_cloze_asks_for_the_last_word_of_held_out_passages(corpus):
