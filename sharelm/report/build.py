@@ -65,7 +65,7 @@ def in_markdown(text: object) -> str:
     """Text from data as one line of Markdown that means itself, also inside a table."""
     line = re.sub(r"[\x00-\x20\x7f]+", " ", str(text)).strip()
     line = re.sub(r"([\\`*\[\]<>|~$])", r"\\\1", line.replace("&", "&amp;"))
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", line)
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)  # inside a word an underscore is only that
 
 
 def fact(name: str, value: Any) -> str:

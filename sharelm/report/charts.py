@@ -150,7 +150,7 @@ def _gutter(canvas: Canvas, ends: Sequence[tuple[float, float]], labels: Sequenc
 
 def curves(key: str, title: str, caption: str, lines: Sequence[Curve]) -> Chart:
     """Loss against tokens seen, on a logarithmic axis, each line named at its end."""
-    canvas = Canvas(220, left=44, right=122)
+    canvas = Canvas(220, left=48, right=122)
     axes = canvas.axes
     axes.set_xscale("log")
     for line in lines:
@@ -182,7 +182,7 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 def storage(key: str, title: str, caption: str, points: Sequence[Point]) -> Chart:
     """Stored bytes against loss; the front is joined."""
-    canvas = Canvas(max(220.0, 13.0 * len(points) + 60), left=44, right=122)
+    canvas = Canvas(max(220.0, 13.0 * len(points) + 60), left=48, right=122)
     axes = canvas.axes
     sizes = [point.stored_bytes for point in points]
     axes.set_xlim(0, max(sizes) * 1.08)
