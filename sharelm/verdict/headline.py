@@ -32,9 +32,10 @@ def _variants(evidence: Evidence) -> list[str]:
     return [variant.name for variant in evidence.study.variant]
 
 
-def _seeds(evidence: Evidence) -> int:
-    """The fewest seeds that any variant shares with its same-depth twin."""
-    return min(int(evidence.loss(name, "depth")["seeds"]) for name in _variants(evidence))
+def _seeds(evidence: Evidence) -> tuple[int, int]:
+    """The fewest and the most seeds that a variant shares with its same-depth twin."""
+    shared = [int(evidence.loss(name, "depth")["seeds"]) for name in _variants(evidence)]
+    return min(shared), max(shared)
 
 
 def _spoken(name: str) -> str:
@@ -62,7 +63,7 @@ def _answer(evidence: Evidence, rows: _Rows) -> str:
 
     parts = []
     if kept := by_outcome[MET]:
-        once = " on one seed" if _seeds(evidence) == 1 else ""
+        once = " on one seed" if _seeds(evidence)[0] == 1 else ""
         verb = "keeps" if len(kept) == 1 else "keep"
         margin = f"{evidence.study.kpi.accuracy.loss_margin_nats:g} nats"
         parts.append(f"Shown{once}: {saving(MET)} {verb} the full model's accuracy, its loss to within {margin}.")
@@ -70,15 +71,15 @@ def _answer(evidence: Evidence, rows: _Rows) -> str:
         scored = all(missing_text(evidence.loss(name, "depth")) is None for name in unclear)
         why = "this study is too small to tell" if scored else "too little was scored to tell"
         parts.append(f"Not shown: {why} whether {saving(NOT_SHOWN, 'or')} keeps the full model's accuracy.")
-    if lost := by_outcome[NOT_MET]:
-        verb = "does not keep" if len(lost) == 1 else "do not keep"
-        parts.append(f"{saving(NOT_MET)} {verb} the full model's accuracy.")
+    if by_outcome[NOT_MET]:
+        parts.append(f"The full model's accuracy is not kept by {saving(NOT_MET)}.")
     return " ".join(parts)
 
 
 def _accuracy(evidence: Evidence, rows: _Rows) -> str:
-    seeds, margin = _seeds(evidence), evidence.study.kpi.accuracy.loss_margin_nats
-    varied = "one seed, seeds were not varied" if seeds == 1 else f"{seeds} seeds"
+    (fewest, most), margin = _seeds(evidence), evidence.study.kpi.accuracy.loss_margin_nats
+    varied = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
+    varied = "one seed, seeds were not varied" if most == 1 else varied
     said = [_compared(evidence, rows, name) for name in _variants(evidence)]
     for axis in evidence.study.twins.axes:
         if axis != "depth":
@@ -102,7 +103,8 @@ def _compared(evidence: Evidence, rows: _Rows, name: str) -> str:
         return f"{text}, {evidence.outlook(loss)}"
     if loss["outcome"] != "worse" and kpi["outcome"] != MET:
         return f"{text}, {kpi['measure']} {kpi['value']:+.3f} (may fall by {kpi['threshold']:g})"
-    return text
+    tasks = [row["task"] for row in evidence.tasks(name) if row["outcome"] == NOT_SHOWN]
+    return f"{text}, not shown for {listed(tasks)}" if kpi["outcome"] == MET and tasks else text
 
 
 def _diverged(evidence: Evidence, kpi: dict[str, Any]) -> str:

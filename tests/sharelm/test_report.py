@@ -31,7 +31,7 @@ def test_the_verdict_comes_first(made, page):
     first = page.sections["verdict"]
     assert first.startswith(lines[0])
     for line in lines:  # parted by "; " into one line a variant
-        for part in line.partition(": ")[2].split("; "):
+        for part in line.partition(": ")[2].rstrip(".").split("; "):
             assert part in first
     assert list(page.sections)[1] == "verdict"
     markdown = report.markdown.splitlines()

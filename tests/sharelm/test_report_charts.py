@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharelm.report.charts import Bar, Interval, Point, bars, forest, pareto_front, storage
@@ -17,6 +17,7 @@ from sharelm.report.summary import loss_curves
 SVG = "{http://www.w3.org/2000/svg}"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=12))
 def test_the_front_is_what_no_other_arm_beats(places):
     points = [Point(str(i), float(size), float(loss), False) for i, (size, loss) in enumerate(places)]

@@ -402,7 +402,7 @@ def test_five_lines_name_every_variant_and_no_winner():
     found = lines(study, compared(study, albert_depth="worse", albert_parameters="better"))
     assert all("albert" in line and "cycle" in line for line in found)
     answer, accuracy, _, _, rollout = found
-    assert answer.endswith("albert (64 % fewer parameters) does not keep the full model's accuracy.")
+    assert answer.endswith("The full model's accuracy is not kept by albert (64 % fewer parameters).")
     assert "equal parameters, albert better, cycle not worse" in accuracy
     assert rollout == (
         "Roll-out: albert is not ready for any stage, since proof of concept asks for accuracy, which is not met; "
@@ -443,7 +443,7 @@ def test_five_lines_when_the_difference_is_at_the_margin():
 
 def test_five_lines_when_the_answer_is_no():
     answer, accuracy, *_ = lines(comparisons=compared(depth="worse"))
-    assert answer == "cycle (42 % fewer parameters) does not keep the full model's accuracy."
+    assert answer == "The full model's accuracy is not kept by cycle (42 % fewer parameters)."
     assert "cycle not met, loss +0.300 nats (interval +0.280 to +0.320)" in accuracy
     assert "would tell" not in accuracy
 
@@ -454,9 +454,21 @@ def test_five_lines_when_a_task_decides():
     assert "difference of accuracy, task last_word -0.100 (may fall by 0.02)" in accuracy
 
 
+def test_five_lines_say_that_a_task_is_not_shown():
+    accuracy = lines(comparisons=compared(task="not_shown"))[1]
+    assert "cycle met, loss +0.020 nats (interval +0.005 to +0.035), not shown for last_word;" in accuracy
+
+
+def test_five_lines_when_variants_have_unlike_numbers_of_seeds():
+    study = study_of(("albert", "cycle"))
+    rows = compared(study).to_pylist()
+    fewer = [row | {"seeds": 2} if row["variant"] == "albert" else row for row in rows]
+    assert lines(study, pa.Table.from_pylist(fewer))[1].startswith("Accuracy (2 to 3 seeds, ")
+
+
 def test_five_lines_when_the_variant_diverged():
     found = lines(trials=trained(diverged=[("cycle", 0)]))
-    assert found[0].startswith("cycle (42 % fewer parameters) does not keep")
+    assert found[0] == "The full model's accuracy is not kept by cycle (42 % fewer parameters)."
     assert "cycle not met, training diverged with 1 of 2 seeds" in found[1]
     assert "cycle not met, training diverged with 1 of 2 seeds" in found[3]
     assert "asks for accuracy, which is not met" in found[4]
