@@ -12,6 +12,7 @@ from sharelm.study.tree import STAGES
 from sharelm.verdict.finding import DIVERGED, KEPT, MET, NOT_MET, NOT_SHOWN, Evidence, listed, missing_text
 from sharelm.verdict.stages import SUPPORTED
 
+_FEW = 3  # variants whose figures a line has room for
 _Rows = dict[tuple[str, str, str], dict[str, Any]]
 
 
@@ -112,8 +113,13 @@ def _diverged(evidence: Evidence, kpi: dict[str, Any]) -> str:
 
 
 def _kpi(title: str, kpi: str, evidence: Evidence, rows: _Rows) -> str:
-    said = []
-    for name in _variants(evidence):
+    names = _variants(evidence)
+    met = [name for name in names if rows[name, "kpi", kpi]["outcome"] == MET]
+    brief = met if len(names) > _FEW else []  # a line of every figure would not be read; they stand in the report
+    said = [f"met by {listed(brief)}"] if brief else []
+    for name in names:
+        if name in brief:
+            continue
         row = rows[name, "kpi", kpi]
         why = _diverged(evidence, row) if row["measure"] == DIVERGED else row["reason"].rstrip(".")
         said.append(f"{name} {_spoken(row['outcome'])}, {why[0].lower()}{why[1:]}")

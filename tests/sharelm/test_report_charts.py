@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharelm.report.charts import Bar, Interval, Point, bars, forest, pareto_front, storage
+from sharelm.report.charts import Bar, Curve, Interval, Point, bars, curves, forest, pareto_front, storage
 from sharelm.report.summary import loss_curves
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -54,8 +54,8 @@ def test_the_band_is_the_lowest_and_the_highest_seed():
 
 def test_a_curve_leaves_out_what_is_not_a_number_and_keeps_arms_apart():
     rows = [("a", 0, t, 2.0) for t in range(100, 2000, 100)] + [("b", 0, t, 5.0) for t in range(100, 2000, 100)]
-    curves = loss_curves(steps([*rows, ("a", 0, 1950, math.nan), ("a", 1, 1950, math.inf)]))
-    assert {arm: set(curve.mean) for arm, curve in curves.items()} == {"a": {2.0}, "b": {5.0}}
+    found = loss_curves(steps([*rows, ("a", 0, 1950, math.nan), ("a", 1, 1950, math.inf)]))
+    assert {arm: set(curve.mean) for arm, curve in found.items()} == {"a": {2.0}, "b": {5.0}}
     assert loss_curves(steps([])) == {}
 
 
@@ -111,6 +111,27 @@ def test_arms_are_drawn_where_they_are():
         assert slope > 0 if axis == 0 else slope < 0  # SVG counts downwards: a lower loss lies lower
     text = " ".join(ET.fromstring(chart.svg).itertext())
     assert all(point.label in text for point in points)
+
+
+def test_a_name_is_joined_to_the_end_of_its_line():
+    rng = random.Random(2)
+    tokens = [1e4 * 1.1**i for i in range(40)]
+    lines = []
+    for name, colour, last in (("a", "#aa0000", 5.5), ("b", "#00aa00", 5.3), ("c", "#0000aa", 4.9)):
+        loss = [last + 2.0 / (i + 1) - 0.05 + rng.uniform(-0.05, 0.05) for i in range(39)] + [last]
+        lines.append(Curve(name, colour, "-", tokens, loss, [x - 0.2 for x in loss], [x + 0.2 for x in loss]))
+    root = ET.fromstring(curves("k", "title", "caption", lines).svg)
+    ends, joins = {}, []
+    for path in root.iter(f"{SVG}path"):
+        points = [tuple(map(float, place)) for place in re.findall(r"[ML] (\S+) (\S+)", path.get("d", ""))]
+        colour = re.search(r"stroke: (#\w+)", path.get("style", ""))
+        if colour and colour[1] in ("#aa0000", "#00aa00", "#0000aa") and len(points) > 2:
+            ends[colour[1]] = points[-1]
+        elif colour and colour[1] == "#bbbbbb":
+            joins.append(points[0])
+    assert np.allclose(sorted(joins), sorted(ends.values()), atol=0.01)
+    heights = [ends[line.colour][1] for line in lines]
+    assert (heights[1] - heights[0]) / (heights[2] - heights[1]) == pytest.approx(0.2 / 0.4, abs=1e-3)
 
 
 def test_stacked_parts_add_up():

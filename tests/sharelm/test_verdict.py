@@ -412,6 +412,20 @@ def test_five_lines_name_every_variant_and_no_winner():
     assert "albert (64 % fewer parameters) and cycle (42 % fewer parameters) keep the full model's accuracy" in both
 
 
+def test_five_lines_of_many_variants_have_figures_where_a_kpi_is_not_met():
+    tree = STUDY.tree()
+    tree["variant"] = [{"name": f"cycle{i}", "scheme": "cycle", "blocks": 2} for i in range(4)]
+    study = study_from_tree(tree, "test")
+    rows = served(study).to_pylist()
+    costs = pa.Table.from_pylist([row | {"peak_bytes": 900} if row["arm"] == "cycle2" else row for row in rows])
+    _, _, inference, upkeep, _ = lines(study, trials=trained(study), costs=costs)
+    assert inference == (
+        "Inference cost: met by cycle0, cycle1 and cycle3; cycle2 not met, memory 90 % of the full model's "
+        "(at most 80 %) and cost per token 100 % (at most 105 %)."
+    )
+    assert upkeep == "Upkeep: met by cycle0, cycle1, cycle2 and cycle3."
+
+
 def test_five_lines_when_nothing_is_shown():
     answer, accuracy, inference, _, rollout = lines(
         comparisons=compared(depth="not_shown"), costs=TABLES["costs"].empty_table()
