@@ -15,7 +15,7 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from sharelm.report import numbers
-from sharelm.report.caveats import AXIS_TOLERANCE, axis_words, caveats
+from sharelm.report.caveats import AXIS_TOLERANCE, axis_words, caveats, scope
 from sharelm.report.gallery import ALL, LOSS, METRICS, draw
 from sharelm.report.settings import compare_settings, to_toml
 from sharelm.report.summary import ArmFigures, Row, Summary, summarise
@@ -65,7 +65,7 @@ def in_markdown(text: object) -> str:
     """Text from data as one line of Markdown that means itself, also inside a table."""
     line = re.sub(r"[\x00-\x20\x7f]+", " ", str(text)).strip()
     line = re.sub(r"([\\`*\[\]<>|~$])", r"\\\1", line.replace("&", "&amp;"))
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", line)
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)  # inside a word an underscore is only that
 
 
 def fact(name: str, value: Any) -> str:
@@ -213,7 +213,6 @@ def _environment() -> jinja2.Environment:
         "significant": numbers.significant,
         "decimals": numbers.decimals,
         "signed": numbers.signed,
-        "brief": numbers.brief,
         "plain": numbers.plain,
         "si": numbers.si,
         "percent": numbers.percent,
@@ -243,6 +242,8 @@ def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], fac
     context = {
         "study": study,
         "headline": headline,
+        "scope": scope(study, summary),
+        "perplexity": math.expm1(study.kpi.accuracy.loss_margin_nats),
         "summary": summary,
         "variants": [_variant(study, variant.name, summary.verdicts) for variant in study.variant],
         "gallery": draw(summary),

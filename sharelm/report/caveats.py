@@ -124,6 +124,7 @@ def _cost(study: Study, summary: Summary) -> list[str]:
         )
     if devices:
         found.append("Latency is that of this implementation, not of a tuned serving engine.")
+        found.append("Latency, memory and money have no intervals: a small difference can be chance.")
     if study.cost.price_per_hour == 0:
         found.append("The price per hour is 0, so money says nothing.")
     return found
@@ -163,6 +164,18 @@ def _scale(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str
 def axis_words(axis: str) -> str:
     """How a reader calls an axis."""
     return {"depth": "the same depth", "parameters": "the same stored parameters"}.get(axis, f"the same {axis}")
+
+
+def scope(study: Study, summary: Summary) -> str:
+    """How far the verdict goes, for one who reads no further."""
+    seeds, size = len(study.study.seeds), summary.arms[0].arm.footprint.stored_parameters
+    devices = sorted({f"{row['device']}, {row['precision']}" for figures in summary.arms for row in figures.costs})
+    return (
+        f"The full model has {si(size)} parameters; every model saw {si(study.training.tokens)} training tokens, "
+        f"with {seeds} seed{'s' if seeds > 1 else ''}. "
+        + (f"Cost was measured on {'; '.join(devices)}. " if devices else "Cost was not measured. ")
+        + "Larger models, longer training, other text and other hardware can answer differently."
+    )
 
 
 def caveats(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

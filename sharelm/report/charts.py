@@ -76,11 +76,15 @@ def _rows_axes(rows: int, top: float = 4, bottom: float = 42) -> Canvas:
 
 
 def _ticks(axes: Axes, shown: Callable[[float], str], room: float = 0.08) -> None:
-    """A few ticks with labels, none so near an end of the axis that its label is cut; zero stands at the left end."""
+    """A few ticks with labels, zero among them, no other so near an end that its label is cut."""
     low, high = axes.get_xlim()
     inset = (high - low) * room
-    places = [x for x in MaxNLocator(4).tick_values(low, high) if low + inset <= x <= high - inset]
-    axes.set_xticks(places, [shown(0.0 if abs(x) < inset * 1e-6 else x) for x in places])
+    ticks = [0.0 if abs(x) < inset * 1e-6 else x for x in MaxNLocator(4).tick_values(low, high)]
+    places = [x for x in ticks if low + inset <= x <= high - inset or (x == 0 and low <= 0 <= high)]
+    axes.set_xticks(places, [shown(x) for x in places])
+    for tick, x in zip(axes.xaxis.get_major_ticks(), places, strict=True):
+        if x == low:
+            tick.label1.set_horizontalalignment("left")
 
 
 def _row_text(axes: Axes, row: int, left: str, right: str, colour: str = "#222") -> None:
@@ -150,7 +154,7 @@ def _gutter(canvas: Canvas, ends: Sequence[tuple[float, float]], labels: Sequenc
 
 def curves(key: str, title: str, caption: str, lines: Sequence[Curve]) -> Chart:
     """Loss against tokens seen, on a logarithmic axis, each line named at its end."""
-    canvas = Canvas(220, left=44, right=122)
+    canvas = Canvas(220, left=48, right=122)
     axes = canvas.axes
     axes.set_xscale("log")
     for line in lines:
@@ -164,6 +168,7 @@ def curves(key: str, title: str, caption: str, lines: Sequence[Curve]) -> Chart:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("training tokens")
     axes.set_ylabel("nats per token")
+    axes.autoscale_view()  # before places are asked for
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [tuple(to_axes.transform((line.x[-1], line.mean[-1]))) for line in lines]
     _gutter(canvas, ends, [line.label for line in lines], [line.colour for line in lines])
@@ -182,7 +187,7 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 def storage(key: str, title: str, caption: str, points: Sequence[Point]) -> Chart:
     """Stored bytes against loss; the front is joined."""
-    canvas = Canvas(max(220.0, 13.0 * len(points) + 60), left=44, right=122)
+    canvas = Canvas(max(220.0, 13.0 * len(points) + 60), left=48, right=122)
     axes = canvas.axes
     sizes = [point.stored_bytes for point in points]
     axes.set_xlim(0, max(sizes) * 1.08)

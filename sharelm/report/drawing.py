@@ -14,6 +14,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 WIDTH = 324.0  # points; at 360 CSS pixels a point is then about a pixel, so that 10 pt text stays legible
 _SVG = "http://www.w3.org/2000/svg"
@@ -22,7 +23,6 @@ _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10.0,
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "svg.fonttype": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -91,6 +91,8 @@ class Canvas:
     def finish(self, key: str, title: str, description: str) -> Markup:
         """The SVG, its ids made unique by `key`."""
         buffer = io.BytesIO()
+        for text in self.figure.findobj(Text):
+            text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
         with mpl.rc_context({**_STYLE, "svg.hashsalt": key}), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's browser has the font
             self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

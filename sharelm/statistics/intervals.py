@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 Outcome = Literal["better", "not_worse", "worse", "not_shown"]
 
 RESAMPLES = 2000
+MOST_SEEDS = 50  # beyond which nobody would train
 _CELLS_AT_ONCE = 2_000_000  # resamples x documents held at a time: 16 MB an array
 
 
@@ -77,6 +78,28 @@ def interval(
         square += (stats.t.ppf(level, seeds_freedom) * seeds_error) ** 2
     half = float(np.sqrt(square))
     return estimate - half, estimate + half
+
+
+def settling_seeds(
+    distance: float,
+    documents_error: float,
+    documents: int,
+    seeds_error: float,
+    seeds: int,
+    arms: int,
+    confidence: float,
+) -> int | None:
+    """The fewest seeds, more than `seeds`, whose interval would be narrower than `distance` on either side.
+
+    `distance` is from the estimate to the margin; estimate and spreads are taken to stay as measured, and each of the
+    `arms` to be trained with every seed. None where more than `MOST_SEEDS` would be needed, however many those are.
+    """
+    for count in range(seeds + 1, MOST_SEEDS + 1):
+        error = seeds_error * float(np.sqrt(seeds / count))
+        low, _ = interval(0.0, documents_error, documents, error, (arms - 1) * (count - 1), confidence)
+        if -low < abs(distance):
+            return count
+    return None
 
 
 def outcome(ends: tuple[float, float] | None, margin: float, lower_is_better: bool) -> Outcome:

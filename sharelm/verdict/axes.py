@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sharelm.verdict.finding import Evidence, Finding, interval_text, missing_text
+from sharelm.verdict.finding import Evidence, Finding, loss_text, missing_text
 
 MATCHED_WITHIN = 0.01  # an axis that is further off is flagged
 
@@ -16,14 +16,12 @@ def axis_findings(evidence: Evidence, variant: str) -> list[Finding]:
 
 def _axis(evidence: Evidence, variant: str, axis: str) -> Finding:
     row = evidence.loss(variant, axis)
-    parts = [_loss_text(row)]
+    parts = [_loss_text(evidence, row)]
     if axis == "depth":
         parts.append(f"It stores {100 * evidence.storage_saved(variant):.1f} % fewer parameters.")
     error = row["axis_relative_error"]
     if abs(error) > MATCHED_WITHIN:
         parts.append(f"The twin is {100 * error:+.1f} % off on this axis, more than {100 * MATCHED_WITHIN:.0f} %.")
-    else:
-        parts.append(f"The twin matches the axis to {100 * abs(error):.2f} %.")
     if row["seeds"] == 1:
         parts.append("Seeds were not varied.")
     return Finding(
@@ -38,19 +36,11 @@ def _axis(evidence: Evidence, variant: str, axis: str) -> Finding:
     )
 
 
-def _loss_text(row: dict[str, Any]) -> str:
+def _loss_text(evidence: Evidence, row: dict[str, Any]) -> str:
     missing = missing_text(row)
     if missing:
         return f"Not shown: {missing}."
-    against = f"against {row['twin']} the loss differs by {interval_text(row)}, the margin is {row['margin']:g}"
     if row["outcome"] == "not_shown":
-        return f"Not shown: {against}. {_width_text(row)}"
+        return f"Not shown: {loss_text(row)}; {evidence.outlook(row)}."
     said = {"better": "Better", "not_worse": "Not worse", "worse": "Worse"}[row["outcome"]]
-    return f"{said}: {against}."
-
-
-def _width_text(row: dict[str, Any]) -> str:
-    """How far the interval reaches, and what would narrow it."""
-    seeds, documents = row["standard_error_seeds"], row["standard_error_documents"]
-    source = "seeds" if seeds is not None and seeds > documents else "held-out documents"
-    return f"The interval reaches {row['interval_high']:.3f}; more {source} would narrow it most."
+    return f"{said}: {loss_text(row)}."

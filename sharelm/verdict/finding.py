@@ -11,10 +11,12 @@ import pyarrow as pa
 
 from sharelm.errors import InputError
 from sharelm.statistics.compare import ALL
+from sharelm.statistics.intervals import MOST_SEEDS, settling_seeds
 from sharelm.statistics.panel import ACCURACY, LOSS
 from sharelm.study import Arm, Study, arms, comparisons
 
 MET, NOT_MET, NOT_SHOWN = "met", "not_met", "not_shown"
+DIVERGED = "diverged trials"  # the measure of a KPI that divergence decides
 KEPT = ("better", "not_worse")  # outcomes of a comparison that count as no loss
 
 
@@ -66,6 +68,30 @@ class Evidence:
                 return row
         raise InputError(f"comparisons: there is no {LOSS} of {variant} on the {axis} axis")
 
+    def settling_seeds(self, row: dict[str, Any]) -> int | None:
+        """With how many seeds this comparison's interval would leave the margin; None where none is in reach.
+
+        The row has errors of both seeds and documents.
+        """
+        return settling_seeds(
+            row["margin"] - row["difference"],
+            row["standard_error_documents"],
+            row["documents"],
+            row["standard_error_seeds"],
+            row["seeds"],
+            len(self.arms),
+            row["confidence"],
+        )
+
+    def outlook(self, row: dict[str, Any]) -> str:
+        """What would settle a comparison whose interval straddles its margin."""
+        if row["seeds"] == 1:
+            return "a second seed at the least is needed to tell"
+        seeds = self.settling_seeds(row)
+        if seeds is None:
+            return f"and even {MOST_SEEDS} seeds would not tell if these figures hold"
+        return f"about {seeds} seeds would tell if these figures hold"
+
     def tasks(self, variant: str) -> list[dict[str, Any]]:
         """The comparisons of accuracy with the same-depth twin."""
         return [
@@ -85,15 +111,21 @@ class Evidence:
         return 1 - stored[variant] / stored[self.twin(variant)]
 
 
-def listed(words: Iterable[str]) -> str:
+def listed(words: Iterable[str], joint: str = "and") -> str:
     """`a`, `a and b`, `a, b and c`."""
     *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{', '.join(first)} {joint} {last}" if first else last
 
 
 def number_text(value: float) -> str:
     """`0.6702`, `3`, `204,800`."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def percent_text(ratio: float, most: float) -> str:
+    """`88.5 %`: three digits, or as many as it takes not to hide that a ratio is beyond the most it may be."""
+    digits = next(n for n in range(3, 18) if (float(f"{ratio:.{n}g}") > most) == (ratio > most))
+    return f"{float(f'{100 * ratio:.{digits}g}'):,.12g} %"
 
 
 def interval_text(row: dict[str, Any], share: bool = False) -> str:
@@ -103,6 +135,11 @@ def interval_text(row: dict[str, Any], share: bool = False) -> str:
         f"{row['difference']:+.3f}{unit} ({100 * row['confidence']:.4g} % interval "
         f"{row['interval_low']:+.3f} to {row['interval_high']:+.3f})"
     )
+
+
+def loss_text(row: dict[str, Any]) -> str:
+    """`against x the loss differs by +0.020 nats (...), the margin is 0.05` of a comparison that has an interval."""
+    return f"against {row['twin']} the loss differs by {interval_text(row)}, the margin is {row['margin']:g}"
 
 
 def missing_text(row: dict[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from sharelm.verdict.finding import (
+    DIVERGED,
     MET,
     NOT_MET,
     NOT_SHOWN,
@@ -15,8 +16,10 @@ from sharelm.verdict.finding import (
     Finding,
     interval_text,
     listed,
+    loss_text,
     missing_text,
     number_text,
+    percent_text,
 )
 
 
@@ -31,8 +34,9 @@ def _diverged(evidence: Evidence, variant: str, kpi: str) -> Finding | None:
     if not diverged:
         return None
     seeds = listed(str(row["seed"]) for row in diverged)
-    reason = f"Training diverged with seed {seeds}: {diverged[0]['error']}."
-    return Finding(variant, "kpi", kpi, NOT_MET, "diverged trials", len(diverged), 0.0, reason)
+    error = " ".join(str(diverged[0]["error"] or "no reason recorded").split())
+    reason = f"Training diverged with seed {seeds}: {error}."
+    return Finding(variant, "kpi", kpi, NOT_MET, DIVERGED, len(diverged), 0.0, reason)
 
 
 def _accuracy(evidence: Evidence, variant: str) -> Finding:
@@ -44,21 +48,24 @@ def _accuracy(evidence: Evidence, variant: str) -> Finding:
     worse = [row for row in tasks if row["outcome"] == "worse"]
     unshown = [row["task"] for row in tasks if row["outcome"] == "not_shown"]
     if loss["outcome"] == "worse":
-        outcome, reason = NOT_MET, f"The loss is worse beyond the margin: {interval_text(loss)}."
+        outcome, reason = NOT_MET, f"Worse beyond the margin: {loss_text(loss)}."
     elif worse:
         outcome, decides, measure = NOT_MET, worse[0], f"difference of accuracy, task {worse[0]['task']}"
         reason = f"Task {worse[0]['task']} is worse beyond the margin: {interval_text(worse[0], share=True)}."
     elif loss["outcome"] == "not_shown":
         outcome = NOT_SHOWN
-        reason = f"Not shown: {missing or interval_text(loss)}."
+        reason = f"{missing[0].upper()}{missing[1:]}." if missing else f"Too wide to tell: {loss_text(loss)}."
     else:
         outcome = MET
-        reason = f"The loss is {loss['outcome'].replace('_', ' ')}: {interval_text(loss)}."
+        reason = f"{'Better' if loss['outcome'] == 'better' else 'Not worse'}: {loss_text(loss)}."
         if unshown:
             reason += f" Not shown for task {', '.join(unshown)}."
     if loss["seeds"] == 1:
         reason += " Seeds were not varied."
     return Finding(variant, "kpi", "accuracy", outcome, measure, decides["difference"], decides["margin"], reason)
+
+
+OF_FULL = " of the full model's"  # the twin of the same depth: said once in a reason
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,14 @@ class _Measure:
 
     @property
     def text(self) -> str:
+        """`memory 61.5 % of the full model's for chat (at most 80 %)`, or why there is no figure."""
+        name, most = self.name.removesuffix(" ratio"), number_text(self.most)
         if self.value is None:
-            return f"{self.name}{self.where} was not measured: {self.missing}"
-        return f"{self.name} {number_text(self.value)}{self.where} (at most {number_text(self.most)})"
+            return f"{name}{self.where} was not measured ({self.missing})"
+        if name == self.name:
+            return f"{number_text(self.value)} {name}{self.where} (at most {most})"
+        value, most = percent_text(self.value, self.most), number_text(100 * self.most)
+        return f"{name} {value}{OF_FULL}{self.where} (at most {most} %)"
 
 
 def _ratio(name: str, variant: Sequence[Any], twin: Sequence[Any], most: float, where: str = "") -> _Measure:
@@ -102,8 +114,8 @@ def _finding(variant: str, kpi: str, measures: list[_Measure]) -> Finding:
     """The KPI is met when every measure is within its limit; the worst one decides."""
     worst = _worst(measures)
     outcome = NOT_SHOWN if worst.value is None else MET if worst.value <= worst.most else NOT_MET
-    said = "; ".join(measure.text for measure in measures)
-    reason = f"{said[0].upper()}{said[1:]}."
+    first, of_full, rest = listed(measure.text for measure in measures).partition(OF_FULL)
+    reason = f"{first[0].upper()}{first[1:]}{of_full}{rest.replace(OF_FULL, '')}."
     return Finding(variant, "kpi", kpi, outcome, worst.name, worst.value, worst.most, reason)
 
 
@@ -137,7 +149,7 @@ def _served_ratios(
         return found
 
     ours, twins = figures(variant), figures(evidence.twin(variant))
-    where = f" for {workload}"
+    where = f" for {workload}" if len(evidence.study.cost.workload) > 1 else ""
     return [_ratio(name, ours[key], twins[key], most, where) for key in ours if key in twins] or [
         _ratio(name, [], [], most, where)
     ]

@@ -41,7 +41,7 @@ def _gate(
 
     for kpi in kpis:
         if kpi.name in gate.kpis and kpi.outcome != MET:
-            said = f"{_spoken(kpi.name)} is {kpi.outcome.replace('_', ' ')}: {kpi.reason}"
+            said = f"{_spoken(kpi.name)} is {kpi.outcome.replace('_', ' ')}. {kpi.reason}"
             return lacks(kpi.measure or kpi.name, kpi.value, kpi.threshold, said)
     seeds = min(evidence.loss(variant, axis)["seeds"] for axis in ("depth", *gate.axes))
     if seeds < gate.seeds:
@@ -53,7 +53,7 @@ def _gate(
         return lacks("training tokens", tokens, gate.training_tokens, said)
     for axis in axes:
         if axis.name in gate.axes and axis.outcome not in KEPT:
-            said = f"The {axis.name} axis is {axis.outcome.replace('_', ' ')}: {axis.reason}"
+            said = f"The {axis.name} axis is {axis.outcome.replace('_', ' ')}. {axis.reason}"
             return lacks(axis.measure or axis.name, axis.value, axis.threshold, said)
     return Finding(variant, "stage", stage, SUPPORTED, None, None, None, "Every condition of its gate is met.")
 

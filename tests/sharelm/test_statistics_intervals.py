@@ -1,11 +1,18 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 
 from sharelm.statistics import intervals
-from sharelm.statistics.intervals import document_standard_errors, interval, outcome, seed_standard_error
+from sharelm.statistics.intervals import (
+    MOST_SEEDS,
+    document_standard_errors,
+    interval,
+    outcome,
+    seed_standard_error,
+    settling_seeds,
+)
 
 
 def crossed(rng, datasets, arms, seeds, documents, sigma):
@@ -176,3 +183,40 @@ def test_a_wider_margin_never_turns_a_verdict_to_the_worse(low, width, margin, m
     order = ["worse", "not_shown", "not_worse", "better"]
     narrow, wide = (outcome((low, low + width), m, lower_is_better=True) for m in (margin, margin + more))
     assert order.index(wide) >= order.index(narrow)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    distance=st.floats(-0.5, 0.5),
+    documents_error=st.floats(1e-4, 0.1),
+    seeds_error=st.floats(1e-4, 0.5),
+    seeds=st.integers(2, 6),
+    arms=st.integers(2, 8),
+    confidence=st.sampled_from([0.9, 0.95, 0.9875]),
+)
+def test_the_seeds_that_would_settle_it(distance, documents_error, seeds_error, seeds, arms, confidence):
+    def half(count):  # the page's formula: each error times its own quantile, added in squares
+        level = (1 + confidence) / 2
+        spread = seeds_error * seeds**0.5 / count**0.5
+        return np.hypot(
+            special.stdtrit(39, level) * documents_error,
+            special.stdtrit((arms - 1) * (count - 1), level) * spread,
+        )
+
+    enough = [count for count in range(seeds + 1, MOST_SEEDS + 1) if half(count) < abs(distance)]
+    found = settling_seeds(distance, documents_error, 40, seeds_error, seeds, arms, confidence)
+    assert found == (enough[0] if enough else None)
+
+
+def test_the_seeds_that_would_settle_it_do():
+    """Planted: a difference of 0.3, a spread over seeds of 0.2 in each of four arms; the margin is 0."""
+    rng = np.random.default_rng(3)
+    needed = settling_seeds(0.3, 1e-9, 1000, 0.2 * 2**0.5 / 2**0.5, 2, 4, 0.95)
+    settled = []
+    for _ in range(2000):
+        losses = 0.2 * rng.standard_normal((4, needed))
+        losses[0] += 0.3
+        error, freedom = seed_standard_error(losses[0], losses[1], losses)
+        low, high = interval(float((losses[0] - losses[1]).mean()), 1e-9, 1000, error, freedom, 0.95)
+        settled.append(low > 0 or high < 0)
+    assert 0.4 < np.mean(settled) < 0.7  # "would tell if these figures hold": they do in about half of all repeats

@@ -164,11 +164,12 @@ def test_an_axis_says_its_outcome_with_figures(outcome):
     assert "margin is 0.05" in row["reason"]
 
 
-def test_not_shown_says_how_far_the_interval_reaches_and_what_would_help():
+def test_not_shown_says_what_would_help():
     reason = only(verdict(comparisons=compared(depth="not_shown")), "depth")["reason"]
-    assert "reaches 0.071; more seeds would narrow it most" in reason
+    assert "+0.030 nats (98.75 % interval -0.011 to +0.071)" in reason
+    assert "about 4 seeds would tell if these figures hold" in reason
     reason = only(verdict(comparisons=compared(depth="not_shown", seeds=1)), "depth")["reason"]
-    assert "reaches 0.071; more held-out documents would narrow it most" in reason
+    assert "a second seed at the least is needed to tell" in reason
     assert "Seeds were not varied." in reason
 
 
@@ -182,7 +183,7 @@ def test_the_depth_axis_says_what_is_saved():
 
 def test_an_axis_that_is_off_is_flagged():
     assert "-3.2 % off" in only(verdict(comparisons=compared(error=-0.032)), "parameters")["reason"]
-    assert "matches the axis to 0.90 %" in only(verdict(comparisons=compared(error=-0.009)), "parameters")["reason"]
+    assert "off on this axis" not in only(verdict(comparisons=compared(error=-0.009)), "parameters")["reason"]
 
 
 def test_nothing_scored_is_not_shown_anywhere():
@@ -257,7 +258,9 @@ def test_the_worst_workload_counts():
     both = ("chat", "batch")
     row = only(verdict(study, costs=served(study, both, peak_bytes={"chat": 600, "batch": 900})), "inference_cost")
     assert (row["outcome"], row["value"]) == ("not_met", pytest.approx(0.9))
-    assert "0.9 for batch" in row["reason"]
+    assert row["reason"] == (
+        "Memory 90 % of the full model's for batch (at most 80 %) and cost per token 100 % for chat (at most 105 %)."
+    )
 
 
 def test_a_workload_that_was_not_measured_is_not_met():
@@ -368,57 +371,121 @@ def lines(study=STUDY, comparisons=None, **evidence):
     return found
 
 
+def test_a_ratio_just_beyond_its_limit_is_not_rounded_onto_it():
+    row = only(verdict(costs=served(cost_per_1m_tokens=2.10008)), "inference_cost")
+    assert row["outcome"] == "not_met"
+    assert "cost per token 105.004 % (at most 105 %)" in row["reason"]
+
+
 def test_five_lines_when_all_is_shown():
     answer, accuracy, inference, upkeep, rollout = lines()
     assert answer == (
-        "Shown: cycle (storing 42 % fewer parameters) keeps the loss within 0.05 nats of the model it would replace."
+        "Shown: cycle (42 % fewer parameters) keeps the full model's accuracy, its loss to within 0.05 nats."
     )
     assert accuracy == (
-        "Accuracy (3 seeds): cycle met, loss +0.020 nats (98.75 % interval +0.005 to +0.035), "
-        "equal parameters not worse."
+        "Accuracy (3 seeds, loss may rise by 0.05 nats): cycle met, loss +0.020 nats (interval +0.005 to +0.035); "
+        "beside an independent model of equal parameters, cycle not worse."
     )
-    assert inference == "Inference cost: cycle met (cost per token ratio 1, at most 1.05)."
-    assert upkeep == "Upkeep: cycle met (training cost ratio 1, at most 1.1)."
-    assert rollout == "Roll-out: everywhere is supported for cycle, the last stage."
+    assert inference == (
+        "Inference cost: cycle met, memory 70 % of the full model's (at most 80 %) and cost per token 100 % "
+        "(at most 105 %)."
+    )
+    assert upkeep == (
+        "Upkeep: cycle met, training cost 100 % of the full model's (at most 110 %), stored bytes 60 % (at most 70 %) "
+        "and 0 loss spikes (at most 0)."
+    )
+    assert rollout == "Roll-out: cycle is ready for the last stage, everywhere."
 
 
 def test_five_lines_name_every_variant_and_no_winner():
     study = study_of(("albert", "cycle"))
-    answer, accuracy, inference, upkeep, rollout = lines(study, compared(study, albert_depth="worse"))
-    assert "cycle" in answer
-    assert "albert" not in answer
-    for line in (accuracy, inference, upkeep):
-        assert "albert" in line
-        assert "cycle" in line
-    assert "supported for cycle" in rollout
+    found = lines(study, compared(study, albert_depth="worse", albert_parameters="better"))
+    assert all("albert" in line and "cycle" in line for line in found)
+    answer, accuracy, _, _, rollout = found
+    assert answer.endswith("The full model's accuracy is not kept by albert (64 % fewer parameters).")
+    assert "equal parameters, albert better, cycle not worse" in accuracy
+    assert rollout == (
+        "Roll-out: albert is not ready for any stage, since proof of concept asks for accuracy, which is not met; "
+        "cycle is ready for the last stage, everywhere."
+    )
     both = lines(study)[0]
-    assert "albert (storing 64 % fewer parameters) and cycle (storing 42 % fewer parameters) keep the loss" in both
+    assert "albert (64 % fewer parameters) and cycle (42 % fewer parameters) keep the full model's accuracy" in both
+
+
+def test_five_lines_of_many_variants_have_figures_where_a_kpi_is_not_met():
+    tree = STUDY.tree()
+    tree["variant"] = [{"name": f"cycle{i}", "scheme": "cycle", "blocks": 2} for i in range(4)]
+    study = study_from_tree(tree, "test")
+    rows = served(study).to_pylist()
+    costs = pa.Table.from_pylist([row | {"peak_bytes": 900} if row["arm"] == "cycle2" else row for row in rows])
+    _, _, inference, upkeep, _ = lines(study, trials=trained(study), costs=costs)
+    assert inference == (
+        "Inference cost: met by cycle0, cycle1 and cycle3; cycle2 not met, memory 90 % of the full model's "
+        "(at most 80 %) and cost per token 100 % (at most 105 %)."
+    )
+    assert upkeep == "Upkeep: met by cycle0, cycle1, cycle2 and cycle3."
 
 
 def test_five_lines_when_nothing_is_shown():
     answer, accuracy, inference, _, rollout = lines(
         comparisons=compared(depth="not_shown"), costs=TABLES["costs"].empty_table()
     )
-    assert answer.startswith("Not shown that any variant keeps the loss within 0.05 nats")
-    assert "cycle not shown, loss +0.030 nats" in accuracy
-    assert "cycle not shown (memory ratio not measured)" in inference
-    assert rollout.startswith("Roll-out: no stage is supported; proof of concept lacks: cycle difference of loss")
+    assert answer == (
+        "Not shown: this study is too small to tell whether cycle (42 % fewer parameters) keeps the full model's "
+        "accuracy."
+    )
+    assert (
+        "cycle not shown, loss +0.030 nats (interval -0.011 to +0.071), about 4 seeds would tell if these figures hold"
+    ) in accuracy
+    assert "cycle not shown, memory was not measured (no rows of both arms under the same conditions)" in inference
+    assert rollout == (
+        "Roll-out: cycle is not ready for any stage, since proof of concept asks for accuracy, which is not shown."
+    )
+
+
+def test_five_lines_when_nothing_was_scored():
+    answer, accuracy, *_ = lines(comparisons=compared(depth=None))
+    assert answer.startswith("Not shown: too little was scored to tell whether cycle")
+    assert "cycle not shown, no seed of both cycle and independent was scored" in accuracy
+
+
+def test_five_lines_when_the_difference_is_at_the_margin():
+    close = compared(depth="not_shown").to_pylist()
+    found = lines(comparisons=pa.Table.from_pylist([row | {"margin": 0.0301} for row in close]))
+    assert "and even 50 seeds would not tell if these figures hold" in found[1]
 
 
 def test_five_lines_when_the_answer_is_no():
-    assert lines(comparisons=compared(depth="worse"))[0].startswith("No variant keeps accuracy")
+    answer, accuracy, *_ = lines(comparisons=compared(depth="worse"))
+    assert answer == "The full model's accuracy is not kept by cycle (42 % fewer parameters)."
+    assert "cycle not met, loss +0.300 nats (interval +0.280 to +0.320)" in accuracy
+    assert "would tell" not in accuracy
 
 
 def test_five_lines_when_a_task_decides():
-    assert "not met, loss +0.020" in lines(comparisons=compared(task="worse"))[1]
-    assert "difference of accuracy, task last_word" in lines(comparisons=compared(task="worse"))[1]
+    accuracy = lines(comparisons=compared(task="worse"))[1]
+    assert "not met, loss +0.020" in accuracy
+    assert "difference of accuracy, task last_word -0.100 (may fall by 0.02)" in accuracy
+
+
+def test_five_lines_say_that_a_task_is_not_shown():
+    accuracy = lines(comparisons=compared(task="not_shown"))[1]
+    assert "cycle met, loss +0.020 nats (interval +0.005 to +0.035), not shown for last_word;" in accuracy
+
+
+def test_five_lines_when_variants_have_unlike_numbers_of_seeds():
+    study = study_of(("albert", "cycle"))
+    rows = compared(study).to_pylist()
+    fewer = [row | {"seeds": 2} if row["variant"] == "albert" else row for row in rows]
+    assert lines(study, pa.Table.from_pylist(fewer))[1].startswith("Accuracy (2 to 3 seeds, ")
 
 
 def test_five_lines_when_the_variant_diverged():
     found = lines(trials=trained(diverged=[("cycle", 0)]))
-    assert found[0].startswith("No variant")
-    assert "diverged trials 1, at most 0" in found[3]
-    assert "lacks: cycle diverged trials (1, threshold 0)" in found[4]
+    assert found[0] == "The full model's accuracy is not kept by cycle (42 % fewer parameters)."
+    assert "cycle not met, training diverged with 1 of 2 seeds" in found[1]
+    assert "cycle not met, training diverged with 1 of 2 seeds" in found[3]
+    assert "asks for accuracy, which is not met" in found[4]
 
 
 def test_five_lines_say_that_seeds_were_not_varied():
@@ -426,5 +493,20 @@ def test_five_lines_say_that_seeds_were_not_varied():
     assert answer.startswith("Shown on one seed: cycle")
     assert "seeds were not varied" in accuracy
     assert rollout == (
-        "Roll-out: proof of concept is supported for cycle; important workloads lacks: cycle seeds (1, threshold 2)."
+        "Roll-out: cycle is ready for proof of concept but no further, "
+        "since important workloads asks for 2 seeds and there are 1."
     )
+
+
+@pytest.mark.parametrize(
+    ("evidence", "asks"),
+    [
+        ({"trials": trained(tokens=4999)}, "everywhere asks for 5,000 training tokens and there are 4,999"),
+        ({"comparisons": compared(parameters="worse")}, "asks for no loss at equal parameters, where it is worse"),
+        ({"trials": trained(loss_spikes=1)}, "everywhere asks for upkeep, which is not met"),
+    ],
+)
+def test_the_last_line_says_what_the_next_stage_asks_for(evidence, asks):
+    rollout = lines(**evidence)[4]
+    assert rollout.startswith("Roll-out: cycle is ready for important workloads but no further, since everywhere asks")
+    assert asks in rollout
