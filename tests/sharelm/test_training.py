@@ -124,6 +124,25 @@ def test_diverged_trial_is_said_and_keeps_its_checkpoint(tmp_path: Path) -> None
     assert len(store.manifests("checkpoints", "small")) == 1
 
 
+def _train_with_infinite_gradients(store: str, training: dict[str, object]) -> None:
+    initialise = Decoder.initialise
+
+    def planted(model: Decoder, seed: int) -> Decoder:
+        initialise(model, seed).embedding.register_hook(lambda gradient: gradient * float("inf"))
+        return model
+
+    Decoder.initialise = planted  # type: ignore[method-assign]  # in a process of its own
+    _train(store, training)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_a_gradient_that_is_not_finite_is_said_at_its_step(zero_stage: int, tmp_path: Path) -> None:
+    on_ranks(1, _train_with_infinite_gradients, str(tmp_path), {"zero_stage": zero_stage})
+    (row,) = open_store(str(tmp_path)).read("trials", "small").to_pylist()
+    assert (row["status"], row["steps"], row["nonfinite_steps"]) == ("diverged", 1, 1)
+    assert np.isfinite(row["final_loss_nats"])
+
+
 def test_what_names_a_trial() -> None:
     def name(**training: object) -> str:
         study = small_study(**training)
