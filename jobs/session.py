@@ -31,8 +31,10 @@ def ray_session() -> Iterator[None]:
             ray.init(address="auto", **quiet)
         except ConnectionError as error:
             raise InputError(f"RAY_ADDRESS = {os.environ['RAY_ADDRESS']!r}: no Ray answers there ({error})") from None
-        yield
-        ray.shutdown()
+        try:
+            yield
+        finally:
+            ray.shutdown()
         return
     with tempfile.TemporaryDirectory(prefix="slm-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ray.init(address="local", _temp_dir=folder, _node_ip_address="127.0.0.1", include_dashboard=True, **quiet)
