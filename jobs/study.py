@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ class Driver:
         self.study, self.store, self.data, self.progress = study, store, data, progress
         self.have = resources(study)
         self.machine = machine(study, self.have)
-        self.board: Any = Board.remote()
+        self.board: Any = Board.remote()  # type: ignore[attr-defined]
         self.work = plan_work(study, data, base, self.machine)
         self.place = Place(study, base, data, store.uri, self.machine, self.have.evaluation_cpus, self.board)
         there = _committed(store, "trials", study.name)
@@ -112,7 +113,7 @@ class Driver:
             ref = train_group.remote(Group(self.study, part, self.data, self.machine, self.store.uri, have, self.board))
             groups[ref] = (TRAINING, f"trials {part[0].name} to {part[-1].name}")
             steps = {step for step, trial in self.missing.items() if trial in part}
-            after[ref] = lambda steps=steps: score(steps)
+            after[ref] = partial(score, steps)
         self._wait({**groups, **score(set(self.work.trials) - set(self.missing))}, after)
 
     def _measure(self) -> None:

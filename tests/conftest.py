@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 import uuid
 from dataclasses import dataclass
@@ -89,18 +90,21 @@ def answers(url):
     try:
         with urllib.request.urlopen(f"{url}/api/version", timeout=2):
             return True
+    except urllib.error.HTTPError:  # it wants a token
+        return True
     except OSError:
         return False
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running `ray start --head`: its job server, its address for a driver, its token's file, a folder beside it."""
+    """A running `ray start --head`: its job server, its address for drivers, its token's file, a folder, its pid."""
 
     url: str
     address: str
     token: str
     folder: str
+    pid: int
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +127,7 @@ def cluster():
         }
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         options = [f"--{name}={port}" for name, port in ports.items()]
-        options += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray"]
+        options += ["--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray"]
         options += ["--num-cpus=2", "--disable-usage-stats", "--block"]
         with Path(folder, "head.log").open("wb") as log:
             process = subprocess.Popen(
@@ -136,11 +140,12 @@ def cluster():
             try:
                 url = f"http://127.0.0.1:{ports['dashboard-port']}"
                 deadline = time.monotonic() + 120
-                while not answers(url):
+                current = Path(folder, "ray", "ray_current_cluster")  # its address, never a loopback one
+                while not (current.is_file() and answers(url)):
                     assert process.poll() is None, Path(folder, "head.log").read_text()
                     assert time.monotonic() < deadline
                     time.sleep(0.2)
-                yield Cluster(url, f"127.0.0.1:{ports['port']}", str(token), folder)
+                yield Cluster(url, current.read_text().strip(), str(token), folder, process.pid)
             finally:
                 started = psutil.Process(process.pid).children(recursive=True)
                 os.killpg(process.pid, signal.SIGKILL)

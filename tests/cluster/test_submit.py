@@ -1,11 +1,16 @@
 """Submitting to a real `ray start --head` with token authentication on."""
 
 import json
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+
+from tests.conftest import ROOT, user_environment
 
 pytestmark = pytest.mark.slow
 SMALL = [
@@ -75,6 +80,24 @@ def test_a_study_that_changed_under_its_name_fails_with_the_drivers_exit_code(sh
     assert done.returncode == 2
     assert "learning_rate" in done.stdout
     assert "may grow but not change" in done.stdout
+
+
+def test_plain_ray_job_submit_runs_the_same_driver(sharelm, study_file, tmp_path, head):
+    path = study_file(*SMALL, ('name = "tiny"', 'name = "plain"'), name="plain.toml")
+    store = tmp_path / "plain"
+    driver = ["python", "-m", "jobs.study", "--study", str(path), "--store", str(store)]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ray"), "job", "submit", "--working-dir", ".", "--", *driver],
+        cwd=ROOT,
+        env=user_environment(RAY_AUTH_MODE="token", RAY_ADDRESS=head["RAY_API_SERVER_ADDRESS"], **head),
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "report: " in done.stdout
+    assert "starting workers" in done.stdout or "training: " in done.stdout
+    assert sharelm("verdict", "plain", "--store", store).returncode == 0
 
 
 @pytest.mark.parametrize(("token", "words"), [("wrong" * 8, "is not that cluster's"), (None, "there is no token")])
