@@ -55,15 +55,15 @@ class Progress:
             self._status.update(Text(text))
         self._told = time.monotonic()
 
-    def show(self, board: Snapshot, training: bool, waiting: str) -> None:
-        """What is going on: the trial that trains, its speed and the time left; else what is waited for."""
-        text = self._training(board) if training else waiting
+    def show(self, text: str) -> None:
+        """What is going on now: the live line's text, and a plain line every ten seconds."""
         if self._status:
             self._status.update(Text(text))
         elif time.monotonic() - self._told >= PLAIN_EVERY_S:
             self.stage(text)
 
-    def _training(self, board: Snapshot) -> str:
+    def training(self, board: Snapshot) -> str:
+        """How far training is: the trial that trains, its speed and the time left."""
         if not board.trials:
             return "starting workers"
         self._started = self._started or time.monotonic()

@@ -153,8 +153,10 @@ class Driver:
                 else:
                     pending |= then[ref]() if then and ref in then else {}
             left = Counter(kind for kind, _ in pending.values())
-            waiting = ", ".join(f"{kind}: {count} left" for kind, count in left.items() if kind != TRAINING)
-            self.progress.show(ray.get(self.board.read.remote()), TRAINING in left, waiting)
+            if TRAINING in left:
+                self.progress.show(self.progress.training(ray.get(self.board.read.remote())))
+            elif left:
+                self.progress.show(", ".join(f"{kind}: {count} left" for kind, count in left.items()))
 
     def finish(self, step: str, revision: int, started: float) -> Manifest:
         """Decide and report; raises where something is missing."""
@@ -165,6 +167,7 @@ class Driver:
 
         if self.errors:
             raise ShareLMError(f"not finished: {'; '.join(self.errors)}; run again to carry on from what is committed")
+        self.progress.show("comparing and reporting")
         spans = ray.get(self.board.read.remote()).busy.values()
         wall = time.time() - started
         facts = {
@@ -242,6 +245,7 @@ def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
         store.read(table, study.name)  # every committed row is whole and of a schema known here, or nothing starts
     with Progress() as progress:
         _prepare(study, base, store, data, progress)
+        progress.show("starting Ray")
         from jobs.session import ray_session
 
         with ray_session():

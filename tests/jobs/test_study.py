@@ -97,7 +97,7 @@ def test_the_report_is_where_the_last_line_says(finished: SimpleNamespace) -> No
 def test_a_terminal_shows_one_live_line(finished: SimpleNamespace) -> None:
     shown = finished.screen
     assert re.search(r"training: \d of 3 trials done; \S+ step \d+/120, loss \d\.\d{3}, [\d,]+ tokens/s", shown)
-    for words in ("starting workers", "training: ", "evaluating: ", "measuring cost: "):
+    for words in ("starting Ray", "starting workers", "training: ", "evaluating: ", "measuring cost: ", "comparing"):
         live = len(re.findall(f"[\u2800-\u28ff] {words}", shown))  # after the spinner
         assert live == shown.count(words) > 0, words
 

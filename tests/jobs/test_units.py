@@ -84,10 +84,8 @@ def test_plain_progress_is_whole_lines_now_and_then(
             clock.now = 1000 + 11.0 * second
             if standing:
                 board.trials["a.s0"] = Standing(standing, 2.5, 1234.0)
-            progress.show(board, training=True, waiting="evaluating: 2 left")
-            progress.show(board, training=True, waiting="evaluating: 2 left")  # too soon for another line
-        clock.now += 11
-        progress.show(board, training=False, waiting="evaluating: 2 left")
+            progress.show(progress.training(board))
+            progress.show("too soon for another line")
     assert capsys.readouterr().err.splitlines() == [
         f"[study] {LONG}",
         "starting workers",
@@ -97,7 +95,6 @@ def test_plain_progress_is_whole_lines_now_and_then(
         "training: 0 of 3 trials done; a.s0 step 40/100, loss 2.500, 1,234 tokens/s, about 2:23 left",
         "training: 0 of 3 trials done; a.s0 step 60/100, loss 2.500, 1,234 tokens/s, about 2:12 left",
         "training: 1 of 3 trials done",
-        "evaluating: 2 left",
     ]
 
 
@@ -107,10 +104,10 @@ def test_steps_done_before_a_resume_do_not_shorten_the_estimate(
     board = Snapshot(trials={"a.s0": Standing(500, 1.0, 10.0)})
     with Progress() as progress:
         progress.expect(trials=1, steps=1000)
-        progress.show(board, True, "")
+        progress.show(progress.training(board))
         board.trials["a.s0"] = Standing(510, 1.0, 10.0)
         clock.now += 20
-        progress.show(board, True, "")
+        progress.show(progress.training(board))
     assert "about 16:20 left" in capsys.readouterr().err  # 490 steps at 2 s
 
 
@@ -123,7 +120,7 @@ def test_a_terminal_has_a_live_line(clock: Clock, monkeypatch: pytest.MonkeyPatc
         progress.expect(trials=1, steps=10)
         progress.stage("study x")
         clock.now += 60
-        progress.show(Snapshot(trials={"a.s0": Standing(5, 1.0, 10.0)}), True, "")
+        progress.show(progress.training(Snapshot(trials={"a.s0": Standing(5, 1.0, 10.0)})))
         progress._status._live.refresh()  # type: ignore[union-attr]  # else it is drawn when its thread gets round to it
         assert "a.s0 step 5/10" in screen.getvalue()
         live = screen.getvalue()
