@@ -153,3 +153,13 @@ def test_a_damaged_table_is_named(refused: Any, tmp_path: Path, damage: Callable
     assert words in sentence
     assert str(rows) in sentence
     assert "nothing was read" in sentence
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "http://127.0.0.1:9", "no.such.host:6379"])
+def test_a_ray_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    path = write_study(tmp_path)
+    assert jobs.study.main(["--study", str(path), "--store", str(tmp_path / "store")]) == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert f"RAY_ADDRESS = {address!r}: no Ray answers there" in sentence
+    assert latest_study(open_store(str(tmp_path / "store")), "small") is None
