@@ -84,12 +84,3 @@ def measure_cost(place: Place, trial: Trial, trial_step: str, workload: Workload
         row = measure(weights, workload, place.machine, place.study.cost)
     row |= {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed}
     store.commit_rows("costs", study, step, pa.Table.from_pylist([row], schema=TABLES["costs"]))
-
-
-@ray.remote(max_retries=2)
-def prepare_data(place: Place) -> None:
-    """Read, split, tokenise and pack the corpora, and commit them."""
-    from sharelm.data import prepare
-
-    study = place.study
-    prepare(study.data, study.model.context, place.base, open_store(place.store), study.name)

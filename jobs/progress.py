@@ -8,6 +8,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 from jobs.board import Snapshot
 
@@ -24,12 +25,13 @@ def duration(seconds: float) -> str:
 class Progress:
     """Stages and trials as they go; a context manager, so that the terminal is left as it was."""
 
-    def __init__(self, steps_per_trial: int, trials: int, parallel: int = 1) -> None:
-        self._steps, self._trials, self._parallel = steps_per_trial, trials, parallel
+    def __init__(self) -> None:
+        self._trials = self._steps = 0
         self._console = Console(file=sys.stderr)
         self._status: Status | None = self._console.status("starting") if self._console.is_terminal else None
         self._told = time.monotonic()
         self._started = 0.0
+        self._first: dict[str, int] = {}  # steps that a trial had done when it was first seen
 
     def __enter__(self) -> Progress:
         if self._status:
@@ -42,29 +44,40 @@ class Progress:
         if self._status:
             self._status.stop()
 
+    def expect(self, trials: int, steps: int) -> None:
+        """So many trials of so many steps are to be trained."""
+        self._trials, self._steps = trials, steps
+
     def stage(self, text: str) -> None:
-        """A new stage begins."""
-        self._console.print(text, highlight=False)
+        """A new stage begins, said on a line that stays."""
+        self._console.print(Text(text), soft_wrap=True)
+        if self._status:
+            self._status.update(Text(text))
         self._told = time.monotonic()
 
-    def show(self, board: Snapshot, waiting: str) -> None:
-        """What is going on: the running trial, its speed and the time left; else what is waited for."""
-        text = self._training(board) or waiting
+    def show(self, text: str) -> None:
+        """What is going on now: the live line's text, and a plain line every ten seconds."""
         if self._status:
-            self._status.update(text)
+            self._status.update(Text(text))
         elif time.monotonic() - self._told >= PLAIN_EVERY_S:
             self.stage(text)
 
-    def _training(self, board: Snapshot) -> str | None:
-        running = {name: at for name, at in board.trials.items() if at.step < self._steps}
-        if not running:
-            return None
+    def training(self, board: Snapshot) -> str:
+        """How far training is: the trial that trains, its speed and the time left."""
+        if not board.trials:
+            return "starting workers"
         self._started = self._started or time.monotonic()
+        for name, at in board.trials.items():
+            self._first.setdefault(name, at.step)
+        running = {name: at for name, at in board.trials.items() if at.step < self._steps}
+        text = f"training: {len(board.trials) - len(running)} of {self._trials} trials done"
+        if not running:
+            return text
         name, at = max(running.items(), key=lambda item: item[1].step)
-        done = sum(at.step for at in board.trials.values())
-        left = (self._trials * self._steps - done) * (time.monotonic() - self._started) / max(1, done)
-        finished = len(board.trials) - len(running)
-        return (
-            f"training: {finished} of {self._trials} trials done; {name} step {at.step}/{self._steps}, "
-            f"loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s, about {duration(left)} left"
-        )
+        text += f"; {name} step {at.step}/{self._steps}, loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s"
+        reached = sum(at.step for at in board.trials.values())
+        here = reached - sum(self._first.values())
+        if here > 0:
+            left = (self._trials * self._steps - reached) * (time.monotonic() - self._started) / here
+            text += f", about {duration(left)} left"
+        return text

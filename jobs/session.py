@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,19 @@ from sharelm.steps import Machine
 from sharelm.study import Study
 
 
+def _reach(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray would try it for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():  # "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise InputError(
+            f"RAY_ADDRESS = {address!r}: no Ray answers there ({error.strerror or error}); it is HOST:PORT of the head"
+        ) from None
+
+
 @contextmanager
 def ray_session() -> Iterator[None]:
     """Join `RAY_ADDRESS`, or start a Ray of this process's own on loopback and stop it afterwards.
@@ -27,13 +41,20 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _reach(address)
         try:
             ray.init(address="auto", **quiet)
         except ConnectionError as error:
-            raise InputError(f"RAY_ADDRESS = {os.environ['RAY_ADDRESS']!r}: no Ray answers there ({error})") from None
-        yield
-        ray.shutdown()
+            raise InputError(
+                f"RAY_ADDRESS = {address!r}: the Ray there does not let this driver join ({error}); if it wants a "
+                "token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+            ) from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
         return
     with tempfile.TemporaryDirectory(prefix="slm-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ray.init(address="local", _temp_dir=folder, _node_ip_address="127.0.0.1", include_dashboard=True, **quiet)

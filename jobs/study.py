@@ -10,19 +10,27 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from sharelm.digest import digest
 from sharelm.errors import InputError, ShareLMError
 from sharelm.steps import Machine, cost_step, report_step, score_step, trial_step
-from sharelm.store import Manifest, Store, open_store
+from sharelm.store import TABLES, Manifest, Store, open_store
+from sharelm.store.studies import check_study, record_study
 from sharelm.study import Study, Trial, load_study, trials
+
+if TYPE_CHECKING:
+    from jobs.progress import Progress
+
+TRAINING, EVALUATION, COST = "training", "evaluating", "measuring cost"
+Pending = dict[Any, tuple[str, str]]  # of a Ray task: one of these three, and what a message calls it
 
 
 @dataclass
@@ -54,106 +62,101 @@ def _committed(store: Store, table: str, study: str) -> set[str]:
 class Driver:
     """One run of a study over a Ray that is there."""
 
-    def __init__(self, study: Study, base: Path, store: Store, data: str) -> None:
+    def __init__(self, study: Study, base: Path, store: Store, data: str, progress: Progress) -> None:
         from jobs.board import Board
         from jobs.measure import Place
-        from jobs.progress import Progress
         from jobs.session import machine, resources
 
-        self.study, self.store, self.data = study, store, data
+        self.study, self.store, self.data, self.progress = study, store, data, progress
         self.have = resources(study)
         self.machine = machine(study, self.have)
         self.board: Any = Board.remote()  # type: ignore[attr-defined]
         self.work = plan_work(study, data, base, self.machine)
         self.place = Place(study, base, data, store.uri, self.machine, self.have.evaluation_cpus, self.board)
-        self.missing = {
-            step: trial
-            for step, trial in self.work.trials.items()
-            if step not in _committed(store, "trials", study.name)
-        }
-        self.progress = Progress(study.training.steps, len(self.missing), self.have.parallel_groups)
+        there = _committed(store, "trials", study.name)
+        self.missing = {step: trial for step, trial in self.work.trials.items() if step not in there}
         self.errors: list[str] = []
 
     def run(self) -> None:
-        """Prepare, train, evaluate and measure whatever is not committed yet."""
-        from jobs.measure import measure_cost, prepare_data, score_trial
+        """Train, evaluate and measure whatever is not committed yet."""
+        done = len(self.work.trials) - len(self.missing)
+        self.progress.expect(len(self.missing), self.study.training.steps)
+        self.progress.stage(
+            f"study {self.study.name}: {len(self.work.trials)} trials, {done} already there; {self.machine.device_name}"
+        )
+        self._train_and_score()
+        if not self.errors:
+            self._measure()
+
+    def _train_and_score(self) -> None:
+        from jobs.measure import score_trial
         from jobs.train import Group, split, train_group
 
-        have, gpu = self.have, 1 if self.have.use_gpu else 0
-        done = len(self.work.trials) - len(self.missing)
-        with self.progress:
-            self.progress.stage(
-                f"study {self.study.name}: {len(self.work.trials)} trials, {done} already there; "
-                f"{self.machine.device_name}"
-            )
-            self._wait({prepare_data.remote(self.place): "data"}, "preparing data", fatal=True)
-            scored = _committed(self.store, "scores", self.study.name)
+        have = self.have
+        scored = _committed(self.store, "scores", self.study.name)
+        options = score_trial.options(num_cpus=have.evaluation_cpus, num_gpus=1 if have.use_gpu else 0)
 
-            def score(trained: set[str]) -> dict[Any, str]:
-                trained = trained - self._diverged()
-                options = score_trial.options(num_cpus=have.evaluation_cpus, num_gpus=gpu)
-                return {
-                    options.remote(
-                        self.place, trial, trial_at, task, shard, step
-                    ): f"scores of {trial.name} on {task.name}"
-                    for step, (trial, trial_at, task, shard) in self.work.scores.items()
-                    if trial_at in trained and step not in scored
-                }
-
-            groups: dict[Any, str] = {}
-            after: dict[Any, Callable[[], dict[Any, str]]] = {}
-            for part in split(list(self.missing.values()), have.parallel_groups, self.study.training.trials_per_group):
-                ref = train_group.remote(
-                    Group(self.study, part, self.data, self.machine, self.store.uri, have, self.board)
+        def score(trained: set[str]) -> Pending:
+            trained = trained - self._diverged()
+            return {
+                options.remote(self.place, trial, trial_at, task, shard, step): (
+                    EVALUATION,
+                    f"scores of {trial.name} on {task.name}",
                 )
-                groups[ref] = f"trials {part[0].name} to {part[-1].name}"
-                steps = {step for step, trial in self.missing.items() if trial in part}
-                after[ref] = partial(score, steps)
-            ready = score(set(self.work.trials) - set(self.missing))
-            self._wait({**groups, **ready}, "starting workers", then=after)
-            if self.errors:
-                return
-            measured = _committed(self.store, "costs", self.study.name)
-            diverged = self._diverged()
-            options = measure_cost.options(num_cpus=have.cost_cpus, num_gpus=gpu)
-            place = replace(self.place, threads=have.cost_cpus)
-            self._wait(
-                {
-                    options.remote(place, trial, at, workload, step): f"cost of {trial.arm.name} under {workload.name}"
-                    for step, (trial, at, workload) in self.work.costs.items()
-                    if step not in measured and at not in diverged
-                },
-                "measuring cost",
-            )
+                for step, (trial, trial_at, task, shard) in self.work.scores.items()
+                if trial_at in trained and step not in scored
+            }
+
+        groups: Pending = {}
+        after: dict[Any, Callable[[], Pending]] = {}
+        for part in split(list(self.missing.values()), have.parallel_groups, self.study.training.trials_per_group):
+            ref = train_group.remote(Group(self.study, part, self.data, self.machine, self.store.uri, have, self.board))
+            groups[ref] = (TRAINING, f"trials {part[0].name} to {part[-1].name}")
+            steps = {step for step, trial in self.missing.items() if trial in part}
+            after[ref] = partial(score, steps)
+        self._wait({**groups, **score(set(self.work.trials) - set(self.missing))}, after)
+
+    def _measure(self) -> None:
+        from jobs.measure import measure_cost
+
+        have = self.have
+        measured, diverged = _committed(self.store, "costs", self.study.name), self._diverged()
+        options = measure_cost.options(num_cpus=have.cost_cpus, num_gpus=1 if have.use_gpu else 0)
+        place = replace(self.place, threads=have.cost_cpus)
+        self._wait(
+            {
+                options.remote(place, trial, at, workload, step): (COST, f"cost of {trial.arm.name} in {workload.name}")
+                for step, (trial, at, workload) in self.work.costs.items()
+                if step not in measured and at not in diverged
+            }
+        )
 
     def _diverged(self) -> set[str]:
         """Steps of trials that diverged: they have no weights to score."""
         return {m.step for m in self.store.manifests("trials", self.study.name) if m.facts["error"]}
 
-    def _wait(
-        self,
-        pending: dict[Any, str],
-        waiting: str,
-        then: dict[Any, Callable[[], dict[Any, str]]] | None = None,
-        fatal: bool = False,
-    ) -> None:
+    def _wait(self, pending: Pending, then: dict[Any, Callable[[], Pending]] | None = None) -> None:
         """Wait for all of these; what `then` returns for one that is done is waited for as well."""
         import ray
 
         while pending:
             ready, _ = ray.wait(list(pending), timeout=0.5)
             for ref in ready:
-                what = pending.pop(ref)
+                _, what = pending.pop(ref)
                 try:
                     ray.get(ref)
                 except ray.exceptions.RayError as error:
                     cause = _cause(error)
-                    if fatal or isinstance(cause, InputError):
+                    if isinstance(cause, InputError):
                         raise cause from None
-                    self.errors.append(f"{what}: {cause}")
+                    self.errors.append(f"{what}: {_sentence(cause)}")
                 else:
                     pending |= then[ref]() if then and ref in then else {}
-            self.progress.show(ray.get(self.board.read.remote()), f"{waiting}: {len(pending)} left")
+            left = Counter(kind for kind, _ in pending.values())
+            if TRAINING in left:
+                self.progress.show(self.progress.training(ray.get(self.board.read.remote())))
+            elif left:
+                self.progress.show(", ".join(f"{kind}: {count} left" for kind, count in left.items()))
 
     def finish(self, step: str, revision: int, started: float) -> Manifest:
         """Decide and report; raises where something is missing."""
@@ -164,6 +167,7 @@ class Driver:
 
         if self.errors:
             raise ShareLMError(f"not finished: {'; '.join(self.errors)}; run again to carry on from what is committed")
+        self.progress.show("comparing and reporting")
         spans = ray.get(self.board.read.remote()).busy.values()
         wall = time.time() - started
         facts = {
@@ -187,21 +191,45 @@ class Driver:
         return conclude(self.study, self.store, step, steps, facts)
 
 
-def _cause(error: Exception) -> Exception:
-    """The exception a task raised, out of Ray's wrapping."""
-    seen = error
-    while not isinstance(seen, ShareLMError):
-        inner: object = getattr(seen, "cause", None) or seen.__cause__
-        if not isinstance(inner, Exception):
-            break
-        seen = inner
-    return seen
+def _cause(error: BaseException) -> BaseException:
+    """The exception a task or a training worker raised, out of Ray's wrapping."""
+    failures = list(getattr(error, "worker_failures", {}).values())  # of Ray Train
+    # Ray's copy of an error is an instance of its class and carries the original as `cause`
+    inner = getattr(error, "cause", None) or next(iter(failures), None)
+    if inner is None and not isinstance(error, ShareLMError):
+        inner = error.__cause__
+    return error if inner is None else _cause(inner)
+
+
+def _sentence(error: BaseException) -> str:
+    """What an error says, without the lines of a traceback."""
+    lines = str(error).strip().splitlines()
+    return str(error) if isinstance(error, ShareLMError) else f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def _prepare(study: Study, base: Path, store: Store, data: str, progress: Progress) -> None:
+    """Commit the data where they are not, and look whether every task finds something to score in them."""
+    from sharelm.data import open_corpus, prepare
+
+    manifest = store.find("data", study.name, data)
+    if manifest is None:
+        progress.stage("preparing data")
+        manifest = prepare(study.data, study.model.context, base, store, study.name)
+    from sharelm.evaluation import task_items
+
+    corpus = open_corpus(store, manifest)
+    for task in study.evaluation.task:
+        task_items(task, corpus, base)
 
 
 def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
-    """Run the study to its report; returns the report's manifest and whether it was there already."""
+    """Run the study to its report; returns the report's manifest and whether it was there already.
+
+    Whatever can be wrong with study, data and store is found before Ray is started; the study is recorded once it
+    is known that it can run.
+    """
+    from jobs.progress import Progress
     from sharelm.data import data_spec
-    from sharelm.store.studies import record_study
 
     started = psutil.Process().create_time()
     study, base = load_study(path), path.resolve().parent
@@ -212,13 +240,19 @@ def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
     found = store.find("reports", study.name, step)
     if found is not None:
         return found, True
-    revision = record_study(store, study, str(path))
-    from jobs.session import ray_session
+    check_study(store, study, str(path))
+    for table in TABLES:
+        store.read(table, study.name)  # every committed row is whole and of a schema known here, or nothing starts
+    with Progress() as progress:
+        _prepare(study, base, store, data, progress)
+        progress.show("starting Ray")
+        from jobs.session import ray_session
 
-    with ray_session():
-        driver = Driver(study, base, store, data)
-        driver.run()
-        return driver.finish(step, revision, started), False
+        with ray_session():
+            driver = Driver(study, base, store, data, progress)
+            revision = record_study(store, study, str(path))
+            driver.run()
+            return driver.finish(step, revision, started), False
 
 
 def _say(store: str, study: str, report: Manifest, was_there: bool) -> None:
@@ -245,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         report, was_there = run_study(options.study, options.store)
     except ShareLMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; what was committed stays, run again to carry on", file=sys.stderr)

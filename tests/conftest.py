@@ -1,7 +1,30 @@
-import os
-import uuid
+"""Fixtures that several rooms share: a store, the command line as a user runs it, a Ray cluster that wants a token."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
 import pytest
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = ROOT / "tests" / "study.toml"
+OF_A_USER = ("SHARELM_", "RAY_", "AWS_")  # settings of whoever runs the tests that a command would read
+
+
+def user_environment(**more):
+    """The environment of a user who has set nothing but this."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(OF_A_USER)}
+    return {**clean, "COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", **more}
 
 
 @pytest.fixture
@@ -18,3 +41,132 @@ def s3_uri(tmp_path, monkeypatch):
 def store_uri(request, tmp_path):
     """An empty store: a local folder, then (marked s3) a real S3 server."""
     return str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("s3_uri")
+
+
+@pytest.fixture
+def sharelm(tmp_path):
+    """Call it with arguments (and environment variables): the finished process, output as text."""
+
+    def call(*arguments, timeout=120, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", "cluster.cli", *map(str, arguments)],
+            cwd=tmp_path,
+            env=user_environment(**environment),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return call
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    """Call it with (old, new) replacements in the quickstart's text: the path of the study they make."""
+
+    def write(*replacements, name="study.toml"):
+        text = QUICKSTART.read_text(encoding="utf-8")
+        for old, new in replacements:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(f"{url}/api/version", timeout=2):
+            return True
+    except urllib.error.HTTPError:  # it wants a token
+        return True
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running `ray start --head`: its job server, its address for drivers, its token's file, a folder, its pid."""
+
+    url: str
+    address: str
+    token: str
+    folder: str
+    pid: int
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of 2 CPUs that wants a token."""
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+    names += ("metrics-export-port", "ray-client-server-port", "runtime-env-agent-port")
+    with tempfile.TemporaryDirectory(prefix="slt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        token = Path(folder, "token")
+        token.write_text("0123456789abcdef" * 4)
+        token.chmod(0o600)
+        programs = str(Path(sys.executable).parent)
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        environment = {
+            **inherited,
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "OMP_NUM_THREADS": "1",
+        }
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        options = [f"--{name}={port}" for name, port in ports.items()]
+        options += ["--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray"]
+        options += ["--num-cpus=2", "--disable-usage-stats", "--block"]
+        with Path(folder, "head.log").open("wb") as log:
+            process = subprocess.Popen(
+                [f"{programs}/ray", "start", "--head", *options],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+            try:
+                url = f"http://127.0.0.1:{ports['dashboard-port']}"
+                deadline = time.monotonic() + 120
+                current = Path(folder, "ray", "ray_current_cluster")  # its address, never a loopback one
+                while not (current.is_file() and answers(url)):
+                    assert process.poll() is None, Path(folder, "head.log").read_text()
+                    assert time.monotonic() < deadline
+                    time.sleep(0.2)
+                yield Cluster(url, current.read_text().strip(), str(token), folder, process.pid)
+            finally:
+                started = psutil.Process(process.pid).children(recursive=True)
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                for child in started:  # workers and agents that have left the group
+                    if child.is_running():
+                        child.kill()
+                psutil.wait_procs(started, timeout=10)
+
+
+@pytest.fixture(scope="module")
+def head(cluster):
+    """The environment of a user who sends jobs to the cluster."""
+    return {
+        "RAY_API_SERVER_ADDRESS": cluster.url,
+        "RAY_AUTH_TOKEN_PATH": cluster.token,
+        "SHARELM_STORE": f"{cluster.folder}/store",
+    }
+
+
+@pytest.fixture(scope="module")
+def inside(cluster):
+    """The environment of a driver that joins the cluster."""
+    return {"RAY_ADDRESS": cluster.address, "RAY_AUTH_TOKEN_PATH": cluster.token, "RAY_AUTH_MODE": "token"}

@@ -20,21 +20,30 @@ def record_study(store: Store, study: Study, origin: str) -> int:
     """
     tree = study.tree()
     while True:
-        number, recorded = _newest(store, study.name)
-        if recorded is not None:
-            changed = changes(recorded.tree(), tree)
-            if changed:
-                others = len(changed) - 1
-                more = f" (and {others} more change{'s' if others > 1 else ''})" if others else ""
-                raise InputError(
-                    f"{origin}: study {study.name!r} was recorded in {store.uri} with {changed[0]}{more}; "
-                    "a study may grow but not change: give it another name"
-                )
-            if recorded.tree() == tree:
-                return number
+        number, recorded = check_study(store, study, origin)
+        if recorded is not None and recorded.tree() == tree:
+            return number
         record = {"recorded_at": datetime.now(UTC).isoformat(timespec="milliseconds"), "study": tree}
         if store.objects.put_new(_key(study.name, number + 1), json.dumps(record, indent=1).encode()):
             return number + 1
+
+
+def check_study(store: Store, study: Study, origin: str) -> tuple[int, Study | None]:
+    """The number and content of the newest revision (0 and None if there is none), which this study may only grow.
+
+    Raises `InputError` if it changes what was recorded.
+    """
+    number, recorded = _newest(store, study.name)
+    if recorded is not None:
+        changed = changes(recorded.tree(), study.tree())
+        if changed:
+            others = len(changed) - 1
+            more = f" (and {others} more change{'s' if others > 1 else ''})" if others else ""
+            raise InputError(
+                f"{origin}: study {study.name!r} was recorded in {store.uri} with {changed[0]}{more}; "
+                "a study may grow but not change: give it another name"
+            )
+    return number, recorded
 
 
 def latest_study(store: Store, name: str) -> Study | None:

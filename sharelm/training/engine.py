@@ -98,5 +98,5 @@ def take_step(engine: Any, stage: int) -> float:
         engine.step()
         return float(norm)
     engine.step()
-    norm = float(engine.get_global_grad_norm())
-    return norm if norm >= 0 else float("nan")
+    known = float(engine.get_global_grad_norm())
+    return known if known >= 0 else float("nan")

@@ -10,6 +10,7 @@ import pytest
 
 from sharelm.store import open_store
 from tests.cluster.test_submit import SMALL
+from tests.conftest import user_environment
 
 
 def test_the_drivers_refusal_is_the_exit_code(sharelm, study_file, tmp_path):
@@ -24,19 +25,22 @@ def test_the_drivers_refusal_is_the_exit_code(sharelm, study_file, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_what_was_committed_stays(study_file, tmp_path):
-    path = study_file(*SMALL, ("tokens = 10_240", "tokens = 1_024_000"))
+    path = study_file(
+        *SMALL, ("tokens = 10_240", "tokens = 1_024_000"), ("checkpoint_steps = 50", "checkpoint_steps = 10")
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "cluster.cli", "run", str(path), "--store", "store"],
         cwd=tmp_path,
-        env={key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+        env=user_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     store = open_store(str(tmp_path / "store"))
     deadline = time.monotonic() + 120
-    while not store.manifests("data", "tiny"):
+    while not store.manifests("checkpoints", "tiny"):  # a trial is under way
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.5)
@@ -46,3 +50,4 @@ def test_ctrl_c_ends_with_130_and_what_was_committed_stays(study_file, tmp_path)
     assert "interrupted" in said
     assert "Traceback" not in said
     assert store.manifests("data", "tiny")
+    assert store.manifests("checkpoints", "tiny")

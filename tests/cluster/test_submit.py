@@ -1,19 +1,16 @@
 """Submitting to a real `ray start --head` with token authentication on."""
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-import psutil
 import pytest
+
+from tests.conftest import ROOT, user_environment
 
 pytestmark = pytest.mark.slow
 SMALL = [
@@ -25,76 +22,6 @@ SMALL = [
     ("warmup_steps = 10", "warmup_steps = 2"),
 ]
 LONG = [('name = "quickstart"', 'name = "long"'), *SMALL[1:3], ("tokens = 204_800", "tokens = 204_800_000")]
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def answers(url):
-    try:
-        with urllib.request.urlopen(f"{url}/api/version", timeout=2):
-            return True
-    except OSError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def head():
-    """The environment of a user of a cluster that wants a token."""
-    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
-    names += ("metrics-export-port", "ray-client-server-port", "runtime-env-agent-port")
-    with tempfile.TemporaryDirectory(prefix="slt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        token = Path(folder, "token")
-        token.write_text("0123456789abcdef" * 4)
-        token.chmod(0o600)
-        programs = str(Path(sys.executable).parent)
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        environment = {
-            **inherited,
-            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "OMP_NUM_THREADS": "1",
-        }
-        ports = dict(zip(names, free_ports(len(names)), strict=True))
-        options = [f"--{name}={port}" for name, port in ports.items()]
-        options += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray"]
-        options += ["--num-cpus=2", "--disable-usage-stats", "--block"]
-        with Path(folder, "head.log").open("wb") as log:
-            process = subprocess.Popen(
-                [f"{programs}/ray", "start", "--head", *options],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                process_group=0,
-            )
-            try:
-                url = f"http://127.0.0.1:{ports['dashboard-port']}"
-                deadline = time.monotonic() + 120
-                while not answers(url):
-                    assert process.poll() is None, Path(folder, "head.log").read_text()
-                    assert time.monotonic() < deadline
-                    time.sleep(0.2)
-                yield {
-                    "RAY_API_SERVER_ADDRESS": url,
-                    "RAY_AUTH_TOKEN_PATH": str(token),
-                    "SHARELM_STORE": f"{folder}/store",
-                }
-            finally:
-                started = psutil.Process(process.pid).children(recursive=True)
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                for child in started:  # workers and agents that have left the group
-                    if child.is_running():
-                        child.kill()
-                psutil.wait_procs(started, timeout=10)
 
 
 def jobs(sharelm, head):
@@ -153,6 +80,24 @@ def test_a_study_that_changed_under_its_name_fails_with_the_drivers_exit_code(sh
     assert done.returncode == 2
     assert "learning_rate" in done.stdout
     assert "may grow but not change" in done.stdout
+
+
+def test_plain_ray_job_submit_runs_the_same_driver(sharelm, study_file, tmp_path, head):
+    path = study_file(*SMALL, ('name = "tiny"', 'name = "plain"'), name="plain.toml")
+    store = tmp_path / "plain"
+    driver = ["python", "-m", "jobs.study", "--study", str(path), "--store", str(store)]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ray"), "job", "submit", "--working-dir", ".", "--", *driver],
+        cwd=ROOT,
+        env=user_environment(RAY_AUTH_MODE="token", RAY_ADDRESS=head["RAY_API_SERVER_ADDRESS"], **head),
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "report: " in done.stdout
+    assert "starting workers" in done.stdout or "training: " in done.stdout
+    assert sharelm("verdict", "plain", "--store", store).returncode == 0
 
 
 @pytest.mark.parametrize(("token", "words"), [("wrong" * 8, "is not that cluster's"), (None, "there is no token")])

@@ -8,7 +8,7 @@ from sharelm.report import build
 from sharelm.study.load import study_from_tree
 from tests.sharelm.synthetic import FACTS, headline_of, synthetic_tables
 
-QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.toml"
+QUICKSTART = Path(__file__).parents[1] / "study.toml"
 
 
 def study_of(seeds=(0, 1), **sections):

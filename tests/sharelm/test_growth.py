@@ -14,7 +14,7 @@ from sharelm.study import load_study
 from sharelm.study.growth import changes
 from sharelm.study.load import study_from_tree
 
-QUICKSTART = load_study(Path(__file__).parents[2] / "examples/quickstart.toml")
+QUICKSTART = load_study(Path(__file__).parents[1] / "study.toml")
 
 
 def edited(edit):

@@ -13,7 +13,7 @@ from sharelm.store.schemas import TABLES
 from sharelm.study import comparisons
 from sharelm.study.load import study_from_tree
 
-QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.toml"
+QUICKSTART = Path(__file__).parents[1] / "study.toml"
 EXACT = settings(max_examples=15, deadline=None)
 
 

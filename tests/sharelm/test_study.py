@@ -13,7 +13,7 @@ from sharelm.sharing import SCHEMES
 from sharelm.study import arms, comparisons, load_study, trials
 from sharelm.study.load import parse_study, study_from_tree
 
-QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.toml"
+QUICKSTART = Path(__file__).parents[1] / "study.toml"
 TREE = tomllib.loads(QUICKSTART.read_text(encoding="utf-8"))
 
 
@@ -238,3 +238,10 @@ def test_twins_hold_their_axis_equal(scheme, data):
 def test_toml_errors_name_the_place():
     with pytest.raises(InputError, match=r"asked\.toml is not TOML: .*line 2"):
         parse_study("[study]\nname = what\n", "asked.toml")
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "examples").glob("*.toml")), ids=lambda p: p.name)
+def test_every_example_is_a_study(path):
+    study = load_study(path)
+    assert study.name == path.stem
+    assert len(comparisons(study)) == len(study.variant) * len(study.twins.axes)

@@ -10,7 +10,7 @@ from sharelm.study import arms, comparisons
 from sharelm.study.load import study_from_tree
 from sharelm.verdict import decide, gate_met, headline, supported_variants
 
-QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.toml"
+QUICKSTART = Path(__file__).parents[1] / "study.toml"
 LOSSES = {  # outcome: difference, interval
     "better": (-0.10, -0.12, -0.08),
     "not_worse": (0.020, 0.005, 0.035),

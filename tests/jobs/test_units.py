@@ -1,0 +1,209 @@
+"""The driver's parts that need no Ray: groups, covered time, progress, causes, exit codes, the last line."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+import ray
+from hypothesis import given
+from hypothesis import strategies as st
+from ray.train import WorkerGroupError
+from rich.console import Console
+
+import jobs.progress
+import jobs.study
+from jobs.board import Snapshot, Standing, covered
+from jobs.progress import Progress, duration
+from jobs.train import split
+from sharelm.errors import InputError, IntegrityError, ShareLMError, StoreError
+from sharelm.store import Manifest
+from sharelm.study import Trial, trials
+from tests.sharelm.small import small_study
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 10))
+def test_groups_hold_every_trial_once_and_differ_by_one(count: int, parallel: int, per_group: int) -> None:
+    arm = trials(small_study())[0].arm
+    asked = [Trial(arm, seed) for seed in range(count)]
+    groups = split(asked, parallel, per_group)
+    assert sorted(trial.seed for group in groups for trial in group) == list(range(count))
+    sizes = [len(group) for group in groups]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= per_group
+    assert len(groups) >= min(parallel, count)
+    assert groups[0][0].seed == 0
+
+
+def test_no_trial_is_no_group() -> None:
+    assert split([], 2, 4) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=12))
+def test_covered_seconds_are_counted_once(spans: list[tuple[int, int]]) -> None:
+    seconds = {second for start, length in spans for second in range(start, start + length)}
+    assert covered((start, start + length) for start, length in spans) == len(seconds)
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (0.4, 59.6, 61, 3599.4, 3600, 36061)] == [
+        "0:00", "1:00", "1:01", "59:59", "1:00:00", "10:01:01",
+    ]  # fmt: skip
+
+
+class Clock:
+    """Time as a test sets it."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(jobs.progress, "time", found)
+    return found
+
+
+LONG = "word " * 60
+
+
+def test_plain_progress_is_whole_lines_now_and_then(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    board = Snapshot()
+    with Progress() as progress:
+        progress.expect(trials=3, steps=100)
+        progress.stage(f"[study] {LONG}")
+        for second, standing in enumerate([None, None, 20, 40, 60, 100], 1):
+            clock.now = 1000 + 11.0 * second
+            if standing:
+                board.trials["a.s0"] = Standing(standing, 2.5, 1234.0)
+            progress.show(progress.training(board))
+            progress.show("too soon for another line")
+    assert capsys.readouterr().err.splitlines() == [
+        f"[study] {LONG}",
+        "starting workers",
+        "starting workers",
+        "training: 0 of 3 trials done; a.s0 step 20/100, loss 2.500, 1,234 tokens/s",
+        # 20 steps in 11 s, 260 are left; then 40 in 22 s, 240 are left
+        "training: 0 of 3 trials done; a.s0 step 40/100, loss 2.500, 1,234 tokens/s, about 2:23 left",
+        "training: 0 of 3 trials done; a.s0 step 60/100, loss 2.500, 1,234 tokens/s, about 2:12 left",
+        "training: 1 of 3 trials done",
+    ]
+
+
+def test_steps_done_before_a_resume_do_not_shorten_the_estimate(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = Snapshot(trials={"a.s0": Standing(500, 1.0, 10.0)})
+    with Progress() as progress:
+        progress.expect(trials=1, steps=1000)
+        progress.show(progress.training(board))
+        board.trials["a.s0"] = Standing(510, 1.0, 10.0)
+        clock.now += 20
+        progress.show(progress.training(board))
+    assert "about 16:20 left" in capsys.readouterr().err  # 490 steps at 2 s
+
+
+def test_a_terminal_has_a_live_line(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        jobs.progress, "Console", lambda file: Console(file=screen, force_terminal=True, width=120, color_system=None)
+    )
+    with Progress() as progress:
+        progress.expect(trials=1, steps=10)
+        progress.stage("study x")
+        clock.now += 60
+        progress.show(progress.training(Snapshot(trials={"a.s0": Standing(5, 1.0, 10.0)})))
+        progress._status._live.refresh()  # type: ignore[union-attr]  # else it is drawn when its thread gets round to it
+        assert "a.s0 step 5/10" in screen.getvalue()
+        live = screen.getvalue()
+    assert live.count("study x") >= 1
+    assert screen.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # the cursor is back, the live line gone
+
+
+def _raised(error: Exception) -> ray.exceptions.RayTaskError:
+    return ray.exceptions.RayTaskError("task", "traceback\nof many\nlines", error)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (_raised(InputError("bad")), "bad"),
+        (_raised(InputError("bad")).as_instanceof_cause(), "bad"),
+        (_raised(WorkerGroupError("long\ntext", {1: IntegrityError("x was altered")})), "x was altered"),
+        (_raised(WorkerGroupError("long\ntext", {0: _raised(StoreError("gone"))})), "gone"),
+        (_raised(ValueError("one\ntwo")), "ValueError: one"),
+        (_raised(WorkerGroupError("2 died", {0: ray.exceptions.ActorDiedError()})), "ActorDiedError: "),
+    ],
+)
+def test_the_cause_is_dug_out_of_rays_wrapping(error: Exception, said: str) -> None:
+    sentence = jobs.study._sentence(jobs.study._cause(error))
+    assert sentence.startswith(said)
+    assert "\n" not in sentence
+
+
+@pytest.fixture
+def report() -> Manifest:
+    facts = {
+        "headline": ["One.", "Two."],
+        "wall_seconds": 100.0,
+        "compute_seconds": 75.0,
+        "seconds": {"training": 60.0, "evaluation": 10.0, "cost": 5.0},
+    }
+    return Manifest("reports", "small", "0" * 20, "a", None, None, (), facts, "2026-01-02T03:04:05.678+00:00")
+
+
+ARGUMENTS = ["--study", "x.toml", "--store", "results"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ShareLMError("it broke"), 1, "error: it broke\n"),
+        (IntegrityError("x was altered"), 1, "error: x was altered\n"),
+        (InputError("x = 1 is bad"), 2, "error: x = 1 is bad\n"),
+        (StoreError("no store"), 2, "error: no store\n"),
+        (KeyboardInterrupt(), 130, "interrupted; what was committed stays, run again to carry on\n"),
+    ],
+)
+def test_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(jobs.study, "run_study", fail)
+    assert jobs.study.main(ARGUMENTS) == code
+    assert tuple(capsys.readouterr()) == ("", said)
+
+
+def test_a_finished_run_ends_with_text_or_one_json_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], report: Manifest
+) -> None:
+    monkeypatch.setattr(jobs.study, "run_study", lambda *_: (report, False))
+    assert jobs.study.main([*ARGUMENTS, "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {"store": "results", "study": "small", "step": "0" * 20, **report.facts}
+
+
+def test_options_are_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        jobs.study.main([])
+    assert end.value.code == 2
+    assert "--study" in capsys.readouterr().err
+
+
+def test_the_driver_says_that_nothing_is_left_without_torch_and_ray() -> None:
+    """Importing it must stay cheap: a finished study is said to be so within seconds."""
+    import subprocess
+
+    code = "import sys, jobs.study; print(sorted({'torch', 'ray', 'deepspeed'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
