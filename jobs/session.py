@@ -100,7 +100,7 @@ def resources(study: Study) -> Resources:
         use_gpu=use_gpu,
         cpus_per_worker=per_worker,
         evaluation_cpus=share if use_gpu else 1,
-        cost_cpus=share if use_gpu else largest,
+        cost_cpus=largest,  # a node measures one thing at a time: decoding is bound by what the CPU can launch
         parallel_groups=max(1, have // group),
     )
 

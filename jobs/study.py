@@ -49,9 +49,8 @@ def plan_work(study: Study, data: str, base: Path, machine: Machine) -> Work:
         for task in study.evaluation.task:
             for shard in range(task.shards):
                 work.scores[score_step(step, task, shard, base)] = (trial, step, task, shard)
-        if trial.seed == study.study.seeds[0]:  # a seed changes no cost
-            for workload in study.cost.workload:
-                work.costs[cost_step(step, workload, study, machine)] = (trial, step, workload)
+        for workload in study.cost.workload:  # a seed changes no cost: its trials are the repeats of the measurement
+            work.costs[cost_step(step, workload, study, machine)] = (trial, step, workload)
     return work
 
 
@@ -125,7 +124,7 @@ class Driver:
         place = replace(self.place, threads=have.cost_cpus)
         self._wait(
             {
-                options.remote(place, trial, at, workload, step): (COST, f"cost of {trial.arm.name} in {workload.name}")
+                options.remote(place, trial, at, workload, step): (COST, f"cost of {trial.name} in {workload.name}")
                 for step, (trial, at, workload) in self.work.costs.items()
                 if step not in measured and at not in diverged
             }

@@ -124,7 +124,10 @@ def _cost(study: Study, summary: Summary) -> list[str]:
         )
     if devices:
         found.append("Latency is that of this implementation, not of a tuned serving engine.")
-        found.append("Latency, memory and money have no intervals: a small difference can be chance.")
+        found.append(
+            "Latency and money have no intervals, only the range of their repeats, one a seed: a difference that is "
+            "smaller can be chance."
+        )
     if study.cost.price_per_hour == 0:
         found.append("The price per hour is 0, so money says nothing.")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -65,18 +65,31 @@ def _accuracy(evidence: Evidence, variant: str) -> Finding:
     return Finding(variant, "kpi", "accuracy", outcome, measure, decides["difference"], decides["margin"], reason)
 
 
+SAME = 0.001  # ratios that differ by less are one figure
 OF_FULL = " of the full model's"  # the twin of the same depth: said once in a reason
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """One figure with the most it may be; `where` says which workload; `value` is None where nothing was measured."""
+    """One figure with the most it may be; `where` says which workload; `value` is None where nothing was measured.
+
+    `repeats` is the least and the most of its repeats, one a seed, where they differ.
+    """
 
     name: str
     value: float | None
     most: float
     where: str = ""
     missing: str = ""
+    repeats: tuple[float, float] | None = None
+
+    @property
+    def outcome(self) -> str:
+        """Met or not met where every repeat says so."""
+        if self.value is None:
+            return NOT_SHOWN
+        low, high = self.repeats or (self.value, self.value)
+        return MET if high <= self.most else NOT_MET if low > self.most else NOT_SHOWN
 
     @property
     def text(self) -> str:
@@ -87,33 +100,46 @@ class _Measure:
         if name == self.name:
             return f"{number_text(self.value)} {name}{self.where} (at most {most})"
         value, most = percent_text(self.value, self.most), number_text(100 * self.most)
-        return f"{name} {value}{OF_FULL}{self.where} (at most {most} %)"
+        repeats = ""
+        if self.repeats:
+            low, high = (f"{100 * end:.3g}" for end in self.repeats)
+            repeats = f"{low} to {high} % in its repeats, "
+        return f"{name} {value}{OF_FULL}{self.where} ({repeats}at most {most} %)"
 
 
-def _ratio(name: str, variant: Sequence[Any], twin: Sequence[Any], most: float, where: str = "") -> _Measure:
-    """The ratio of the means, or no value where a figure is absent or the twin's is zero."""
-    if not variant or not twin:
+_BySeed = Mapping[int, Any]
+
+
+def _ratio(name: str, variant: _BySeed, twin: _BySeed, most: float, where: str = "") -> _Measure:
+    """The ratio of the means over the seeds of both, or no value where a figure is absent or the twin's is zero."""
+    seeds = [seed for seed in variant if seed in twin]
+    ours, twins = [variant[seed] for seed in seeds], [twin[seed] for seed in seeds]
+    if not seeds:
         return _Measure(name, None, most, where, "no rows of both arms under the same conditions")
-    if None in [*variant, *twin]:
+    if None in [*ours, *twins]:
         return _Measure(name, None, most, where, "a figure is null")
-    if fmean(twin) == 0:
+    if 0 in twins:
         return _Measure(name, None, most, where, "the twin's figure is 0")
-    return _Measure(name, fmean(variant) / fmean(twin), most, where)
+    ratios = [one / other for one, other in zip(ours, twins, strict=True)]
+    repeats = (min(ratios), max(ratios)) if max(ratios) - min(ratios) > SAME else None
+    return _Measure(name, fmean(ours) / fmean(twins), most, where, repeats=repeats)
 
 
 def _worst(measures: list[_Measure]) -> _Measure:
-    """The measure nearest to its limit or furthest beyond; one without a value only where none is beyond."""
-    measured = [measure for measure in measures if measure.value is not None]
-    beyond = [measure for measure in measured if measure.value is not None and measure.value > measure.most]
-    if not beyond and len(measured) < len(measures):
-        return next(measure for measure in measures if measure.value is None)
-    return max(beyond or measured, key=lambda m: (m.value or 0) / m.most if m.most else m.value or 0)
+    """The measure that decides: one that is not met, else one that is not shown, else the nearest to its limit."""
+    for outcome in (NOT_MET, NOT_SHOWN, MET):
+        found = [measure for measure in measures if measure.outcome == outcome]
+        if outcome == NOT_SHOWN and any(measure.value is None for measure in found):
+            found = [measure for measure in found if measure.value is None]
+        if found:
+            break
+    return max(found, key=lambda m: (m.value or 0) / m.most if m.most else m.value or 0)
 
 
 def _finding(variant: str, kpi: str, measures: list[_Measure]) -> Finding:
     """The KPI is met when every measure is within its limit; the worst one decides."""
     worst = _worst(measures)
-    outcome = NOT_SHOWN if worst.value is None else MET if worst.value <= worst.most else NOT_MET
+    outcome = worst.outcome
     first, of_full, rest = listed(measure.text for measure in measures).partition(OF_FULL)
     reason = f"{first[0].upper()}{first[1:]}{of_full}{rest.replace(OF_FULL, '')}."
     return Finding(variant, "kpi", kpi, outcome, worst.name, worst.value, worst.most, reason)
@@ -141,17 +167,17 @@ def _served_ratios(
 ) -> list[_Measure]:
     """The ratio on every device and precision where both arms served the workload; one without a value if none."""
 
-    def figures(arm: str) -> dict[tuple[str, str], list[Any]]:
-        found: dict[tuple[str, str], list[Any]] = {}
+    def figures(arm: str) -> dict[tuple[str, str], dict[int, Any]]:
+        found: dict[tuple[str, str], dict[int, Any]] = {}
         for row in evidence.costs:
             if row["arm"] == arm and row["workload"] == workload:
-                found.setdefault((row["device"], row["precision"]), []).append(row[column])
+                found.setdefault((row["device"], row["precision"]), {})[row["seed"]] = row[column]
         return found
 
     ours, twins = figures(variant), figures(evidence.twin(variant))
     where = f" for {workload}" if len(evidence.study.cost.workload) > 1 else ""
     return [_ratio(name, ours[key], twins[key], most, where) for key in ours if key in twins] or [
-        _ratio(name, [], [], most, where)
+        _ratio(name, {}, {}, most, where)
     ]
 
 
@@ -165,12 +191,14 @@ def _upkeep(evidence: Evidence, variant: str) -> Finding:
         for arm in (variant, evidence.twin(variant))
     )
     shared = [key for key in ours if key in twins]
+
+    def ratio(name: str, column: str, most: float) -> _Measure:
+        of_ours, of_twins = ({key[0]: rows[key][column] for key in shared} for rows in (ours, twins))
+        return _ratio(name, of_ours, of_twins, most)
+
     measures = [
-        _ratio(name, [ours[key][column] for key in shared], [twins[key][column] for key in shared], most)
-        for name, column, most in (
-            ("training cost ratio", "training_cost", limits.training_cost_ratio_max),
-            ("stored bytes ratio", "weights_bytes", limits.stored_bytes_ratio_max),
-        )
+        ratio("training cost ratio", "training_cost", limits.training_cost_ratio_max),
+        ratio("stored bytes ratio", "weights_bytes", limits.stored_bytes_ratio_max),
     ]
     spikes = [row["loss_spikes"] for row in evidence.trials_of(variant, "done")]
     if spikes and None not in spikes:

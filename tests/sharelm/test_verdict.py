@@ -253,6 +253,25 @@ def test_inference_cost_against_its_limits(figures, outcome, measure, value):
     assert (row["outcome"], row["measure"], row["value"]) == (outcome, measure, pytest.approx(value))
 
 
+@pytest.mark.parametrize(
+    ("repeats", "outcome", "words"),
+    [
+        ([1.9, 2.0, 2.05], "met", "cost per token 99.2 % (95 to 102 % in its repeats, at most 105 %)"),
+        ([1.9, 2.0, 2.3], "not_shown", "cost per token 103 % (95 to 115 % in its repeats, at most 105 %)"),
+        ([2.2, 2.3, 2.4], "not_met", "cost per token 115 % (110 to 120 % in its repeats, at most 105 %)"),
+        ([2.0, 2.001, 2.0], "met", "cost per token 100 % (at most 105 %)"),
+    ],
+)
+def test_a_cost_is_shown_where_every_repeat_says_the_same(repeats, outcome, words):
+    """Repeats are paired by seed; the twin's figure is 2.0 in each."""
+    rows = []
+    for seed, cost in enumerate(repeats):
+        rows += [row | {"seed": seed} for row in served(cost_per_1m_tokens=cost).to_pylist()]
+    row = only(verdict(costs=pa.Table.from_pylist(rows, schema=TABLES["costs"])), "inference_cost")
+    assert row["outcome"] == outcome
+    assert words in row["reason"]
+
+
 def test_the_worst_workload_counts():
     study = study_of(workloads=("chat", "batch"))
     both = ("chat", "batch")
@@ -286,7 +305,8 @@ def test_a_price_of_zero_makes_no_ratio():
     ("figures", "outcome", "measure", "value"),
     [
         ({}, "met", "training cost ratio", 1.0),
-        ({"training_cost": 13.2}, "not_met", "training cost ratio", 1.2),
+        ({"training_cost": 13.5}, "not_met", "training cost ratio", 13.5 / 11),
+        ({"training_cost": 12.0}, "not_shown", "training cost ratio", 12 / 11),
         ({"weights_bytes": 690}, "met", "stored bytes ratio", 0.69),
         ({"weights_bytes": 710}, "not_met", "stored bytes ratio", 0.71),
         ({"loss_spikes": 1}, "not_met", "loss spikes", 1),
