@@ -12,8 +12,11 @@ EVERY_SCHEME = pytest.mark.parametrize("scheme", SHARINGS)
 
 
 @pytest.fixture(autouse=True)
-def exact_products(monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+def exact_products():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
 def test_initial_weights_are_those_of_the_cpu():
