@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.show import bytes_text, columns, seconds_text
 from sharelm.sharing import Footprint
+from sharelm.sharing.drawing import degrees, draw
 from sharelm.study import Study, arms, comparisons, trials
 
 _ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
@@ -27,9 +28,15 @@ def _arm(study: Study, figures: Footprint) -> dict[str, Any]:
         "stored_parameters": figures.stored_parameters,
         "materialised_parameters": figures.materialised_parameters,
         "training_flops_per_token": figures.training_flops_per_token,
+        "training_phases": [
+            {"fraction": fraction, "flops_per_token": flops} for fraction, flops in figures.training_phases
+        ],
         "prefill_flops_per_token": round(figures.prefill_flops_per_token(context)),
         "decode_flops_per_token": figures.decode_flops_per_token(context),
         "kv_bytes_per_token": {p: figures.kv_bytes_per_token(_ELEMENT_BYTES[p]) for p in _precisions(study)},
+        "weight_bytes_read_per_decoded_token": {
+            p: figures.weight_bytes_read_per_decoded_token(_ELEMENT_BYTES[p]) for p in _precisions(study)
+        },
         "checkpoint_bytes": figures.checkpoint_bytes(),
         "training_tokens": tokens,
         "estimated_training_hours": seconds / study.training.workers / 3600,
@@ -49,6 +56,8 @@ def plan_study(study: Study) -> dict[str, Any]:
             "role": arm.role,
             "attention_schedule": list(arm.sharing.attention),
             "feed_forward_schedule": list(arm.sharing.feed_forward),
+            "degrees": degrees(arm.sharing),
+            "drawing": draw(arm.sharing),
             "feed_forward": arm.shape.feed_forward,
             **_arm(study, arm.footprint),
         }
@@ -102,7 +111,13 @@ def _settings(part: str, value: Any) -> list[str]:
 
 def _schedules(arm: dict[str, Any]) -> str:
     attention, feed_forward = (" ".join(map(str, arm[f"{kind}_schedule"])) for kind in ("attention", "feed_forward"))
-    return attention if attention == feed_forward else f"{attention} | {feed_forward}"
+    both = attention if attention == feed_forward else f"{attention} | {feed_forward}"
+    return f"{both} *" if arm["degrees"] else both
+
+
+def drawings(plan: dict[str, Any]) -> str:
+    """Which depth of each arm reads which block."""
+    return "\n\n".join(f"{arm['arm']}\n\n{textwrap.indent(arm['drawing'], '    ')}" for arm in plan["arms"])
 
 
 def plan_text(plan: dict[str, Any]) -> str:
@@ -150,6 +165,7 @@ def plan_text(plan: dict[str, Any]) -> str:
                 work_rows,
                 ("arm", "training FLOPs/token", "prefill", "decode", "tokens", "one seed's training", "and its cost"),
             ),
+            *(f"* {arm['arm']}: {'; '.join(arm['degrees'])}" for arm in plan["arms"] if arm["degrees"]),
             columns(pair_rows, ("variant", "equal on", "meets twin", "target", "reached", "error")),
             "Every arm shares:\n" + "\n".join(shared),
             f"Estimate: {seconds_text(total['estimated_training_hours'] * 3600)} of training for all trials, "

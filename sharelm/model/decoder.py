@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from sharelm.model.blocks import NORM_EPSILON, Block, attend, feed_forward, own_gains, rotary_table, stored_blocks
 from sharelm.model.caches import Caches, Extend, Seen
 from sharelm.model.recipes import Recipes, Weights
-from sharelm.sharing import ModelShape, Sharing
+from sharelm.sharing import KINDS, ModelShape, Sharing
 from sharelm.sharing.checks import check_shape
 
 INITIAL_DEVIATION = 0.02
@@ -22,12 +22,26 @@ class Decoder(nn.Module):
     """A language model whose depths read stored blocks by schedule, and deltas of their own.
 
     Each stored parameter is registered once, however many depths read it. Raises `InputError` where the shape cannot
-    build the sharing.
+    build the sharing. `looping` is False while a late loop has not switched on. In training `dropout` (1207.0580, of
+    what each sub-layer adds) and `stochastic_depth` (1603.09382: whole sub-layers of a sequence, rising linearly to
+    this rate at the last depth) draw from torch's generator; a dropped sub-layer is computed and masked, so that every
+    parameter is touched in every step.
     """
 
-    def __init__(self, shape: ModelShape, sharing: Sharing, *, activation_checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        sharing: Sharing,
+        *,
+        activation_checkpointing: bool = False,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+    ) -> None:
         super().__init__()
         check_shape(shape, sharing)
+        self.looping = True
+        self.dropout = dropout
+        self.stochastic_depth = stochastic_depth
         self.shape = shape
         self.sharing = sharing
         self.activation_checkpointing = activation_checkpointing
@@ -127,8 +141,19 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Seen]:
         gains = self._gains("attention", depth)
         change, seen = attend(hidden, gains, weights["attention"][depth], rotary, self.shape.head_width, extend, seen)
-        hidden = hidden + change
-        return hidden + feed_forward(hidden, self._gains("feed_forward", depth), weights["feed_forward"][depth]), seen
+        hidden = hidden + self._dropped(change, depth)
+        change = feed_forward(hidden, self._gains("feed_forward", depth), weights["feed_forward"][depth])
+        return hidden + self._dropped(change, depth), seen
+
+    def _dropped(self, change: Tensor, depth: int) -> Tensor:
+        if not self.training:
+            return change
+        if self.dropout:
+            change = F.dropout(change, self.dropout)
+        if self.stochastic_depth:
+            kept = 1 - self.stochastic_depth * (depth + 1) / self.sharing.depth
+            change = change * torch.empty_like(change[:, :1, :1]).bernoulli_(kept) / kept
+        return change
 
     def hidden(self, tokens: Tensor, caches: Caches | None = None) -> Tensor:
         """Final hidden states [B, T, width] of `tokens` [B, T], which follow what the caches hold.
@@ -150,10 +175,12 @@ class Decoder(nn.Module):
         hidden = F.embedding(tokens, self.embedding)
         if self.expansion is not None:
             hidden = F.linear(hidden, self.expansion)
+        if not self.looping and torch.is_grad_enabled():
+            hidden = hidden + self._touch()
         rotary = self._rotary(positions, hidden.dtype)
         entered: Tensor | None = None  # what entered the first loop
         kept: dict[int, Seen] = {}  # keys and values of the first depth that reads each attention block
-        for depth in range(self.sharing.depth):
+        for depth in range(self.sharing.depth) if self.looping else self.sharing.plain_depths:
             if depth in self._loop_starts:
                 hidden, entered = (hidden, hidden) if entered is None else (self._inject(hidden, entered), entered)
             if self.depth_embedding is not None:
@@ -164,7 +191,8 @@ class Decoder(nn.Module):
                 hidden, seen = self._depth(*arguments, caches.at(depth))
             elif self.activation_checkpointing and torch.is_grad_enabled():
                 # re-entrant checkpointing crashes DeepSpeed when one block is used several times
-                hidden, seen = checkpoint(self._depth, *arguments, use_reentrant=False, preserve_rng_state=False)
+                draws = bool(self.dropout or self.stochastic_depth)
+                hidden, seen = checkpoint(self._depth, *arguments, use_reentrant=False, preserve_rng_state=draws)
             else:
                 hidden, seen = self._depth(*arguments)
             if self.sharing.kv == "first":
@@ -173,6 +201,17 @@ class Decoder(nn.Module):
             caches.end()
         result: Tensor = self.final_norm(hidden)
         return result
+
+    def _touch(self) -> Tensor:
+        """Zero, computed from what waits for the loop: optimizers differ in what they do with no gradient at all."""
+        waiting = [self.injection] if self.injection is not None else []
+        for kind in KINDS:
+            own = getattr(self, f"{kind}_gains")
+            for depth in set(range(len(own))) - set(self.sharing.plain_depths):
+                waiting += own[depth].parameters()
+        return sum((0 * parameter.sum() for parameter in waiting), torch.zeros((), device=self.device)).to(
+            self.embedding.dtype
+        )
 
     def _inject(self, hidden: Tensor, entered: Tensor) -> Tensor:
         if self.injection is None:

@@ -19,6 +19,7 @@ from sharelm.report.caveats import AXIS_TOLERANCE, axis_words, caveats
 from sharelm.report.gallery import ALL, LOSS, METRICS, draw
 from sharelm.report.settings import compare_settings, to_toml
 from sharelm.report.summary import ArmFigures, Row, Summary, summarise
+from sharelm.sharing.drawing import degrees
 from sharelm.study import Arm, Study
 from sharelm.study.tree import STAGES
 
@@ -114,9 +115,10 @@ def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def schedules(arm: Arm) -> str:
-    """Which stored block each depth reads: once where attention and feed-forward agree."""
+    """Which stored block each depth reads, once where attention and feed-forward agree; then the degrees."""
     attention, feed_forward = (" ".join(map(str, s)) for s in (arm.sharing.attention, arm.sharing.feed_forward))
-    return attention if attention == feed_forward else f"attention {attention}; feed-forward {feed_forward}"
+    read = attention if attention == feed_forward else f"attention {attention}; feed-forward {feed_forward}"
+    return "; ".join([read, *degrees(arm.sharing)])
 
 
 def _worst(outcomes: list[str]) -> str:

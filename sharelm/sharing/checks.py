@@ -48,6 +48,13 @@ def check_composition(sharing: Sharing) -> None:
                     f"{name} = {getattr(sharing, name)!r}, but no block is read twice; "
                     f"use {off!r}, or let a schedule read a block twice"
                 )
+    if not 0 <= sharing.late < 1:
+        raise InputError(f"late = {sharing.late} must be at least 0, which loops from the start, and below 1")
+    if sharing.late and not (sharing.loop_starts and sharing.attention == sharing.feed_forward):
+        raise InputError(
+            f"late = {sharing.late} needs one schedule for both kinds that reads a block twice, for the plain stack "
+            "before it reads every block once; use late = 0"
+        )
     if sharing.kv != "exact" and not sharing.looped_depths("attention"):
         raise InputError(
             f"kv = {sharing.kv!r}, but every attention block is read once, so that no two depths have keys and values "

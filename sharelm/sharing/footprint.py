@@ -25,8 +25,8 @@ class Footprint:
     stored_parameters: int
     materialised_parameters: int  # of the same model written out depth by depth, deltas and atoms merged
     embedding_parameters: int
+    training_phases: tuple[tuple[float, int], ...]  # fraction of the tokens, FLOPs per token; two for a late loop
     merged_parameters: int  # held beside the stored ones by a request: mixed atoms
-    training_flops_per_token: int
     merge_flops_per_pass: int
     merge_flops_per_request: int
     kv_elements_per_token: int
@@ -35,6 +35,11 @@ class Footprint:
     _low_rank_flops: int
     _head_flops: int
     _score_flops_per_position: int
+
+    @property
+    def training_flops_per_token(self) -> int:
+        """FLOPs of forward and backward, the mean over the phases of training."""
+        return round(sum(fraction * flops for fraction, flops in self.training_phases))
 
     def prefill_flops_per_token(self, prompt: int) -> float:
         """FLOPs per prompt token of a prefill that needs logits for the last position only."""
@@ -82,6 +87,14 @@ class _Sum:
     merge_pass: int = 0
     merge_request: int = 0
     read: int = 0
+
+
+def _phases(shape: ModelShape, sharing: Sharing, forward: int, depthless: int) -> tuple[tuple[float, int], ...]:
+    """Training's phases: before a late loop switches on a pass runs the plain depths alone."""
+    if not sharing.late:
+        return ((1.0, 3 * forward),)
+    plain = sum(2 * shape.matrix_parameters(kind) for kind in KINDS) + 4 * shape.width * shape.context
+    return (sharing.late, 3 * (len(sharing.plain_depths) * plain + depthless)), (1 - sharing.late, 3 * forward)
 
 
 def _kind(shape: ModelShape, sharing: Sharing, kind: str) -> _Sum:
@@ -135,7 +148,7 @@ def footprint(shape: ModelShape, sharing: Sharing) -> Footprint:
         materialised_parameters=sum(kind.written_out for kind in kinds) + rest,
         embedding_parameters=embedding,
         merged_parameters=sum(kind.merged for kind in kinds),
-        training_flops_per_token=3 * forward,
+        training_phases=_phases(shape, sharing, forward, 2 * (projection + head)),
         merge_flops_per_pass=sum(kind.merge_pass for kind in kinds),
         merge_flops_per_request=sum(kind.merge_request for kind in kinds),
         kv_elements_per_token=2 * len(set(sharing.cache_slots)) * shape.kv_heads * shape.head_width,

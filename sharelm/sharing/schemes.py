@@ -134,6 +134,17 @@ def huginn(depth: int, prelude: int, core: int, coda: int) -> Sharing:
     return replace(prelude_core_coda(depth, prelude, core, coda), injection="linear")
 
 
+def late_loop(depth: int, first: int, last: int) -> Sharing:
+    """A plain stack whose depths first..last run twice from half of training on (parameter-golf's leaders)."""
+    stored = depth - (last - first + 1)
+    if not 0 <= first <= last < stored:
+        raise InputError(
+            f"first = {first}, last = {last}: with {depth} depths, one looped part and every block stored once need "
+            "0 <= first <= last < depth - (last - first + 1)"
+        )
+    return replace(_both([*range(last + 1), *range(first, stored)]), late=0.5)
+
+
 SCHEMES: dict[str, Callable[..., Sharing]] = {
     constructor.__name__: constructor
     for constructor in (
@@ -154,6 +165,7 @@ SCHEMES: dict[str, Callable[..., Sharing]] = {
         atoms,
         masa,
         huginn,
+        late_loop,
     )
 }
 

@@ -35,7 +35,8 @@ class Sharing:
     * `embedding`: the token embedding and the head;
     * `kv`: every depth its own keys and values (exact), or those of the `first` loop for all its later ones, in
       training too (Mixture-of-Recursions, 2507.10524), or one cache a block which in decoding holds the `last`
-      loop's; training cannot do that side by side and is exact.
+      loop's; training cannot do that side by side and is exact;
+    * `late`: until this fraction of training only the first reading of every block runs, the plain stack.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -50,6 +51,7 @@ class Sharing:
     injection: Literal["none", "additive", "linear"] = "none"
     embedding: Embedding = field(default_factory=Embedding)
     kv: Literal["exact", "first", "last"] = "exact"
+    late: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.attention) != len(self.feed_forward):
@@ -133,6 +135,11 @@ class Sharing:
                 schedule = self.schedule(kind)
                 return [depth for depth in looped if schedule[depth] == schedule[looped[0]]]
         return []
+
+    @property
+    def plain_depths(self) -> list[int]:
+        """The depths that run before a late loop switches on: the first reading of every block."""
+        return [depth for depth in range(self.depth) if self.first_reading(depth) == depth]
 
     @property
     def cache_slots(self) -> tuple[int, ...]:

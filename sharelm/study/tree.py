@@ -147,6 +147,8 @@ class Variant(Node):
     core: Positive | None = None
     coda: Annotated[int, Field(ge=0)] | None = None
     rank: Annotated[int, Field(ge=0)] | None = None
+    first: Annotated[int, Field(ge=0)] | None = None
+    last: Annotated[int, Field(ge=0)] | None = None
     attention: tuple[int, ...] | None = None
     feed_forward: tuple[int, ...] | None = None
     low_rank: LowRank | None = None
@@ -158,6 +160,7 @@ class Variant(Node):
     injection: Literal["none", "additive", "linear"] | None = None
     embedding: Embedding | None = None
     kv: Literal["exact", "first", "last"] | None = None
+    late: Annotated[float, Field(ge=0, lt=1)] | None = None
 
     @property
     def degrees(self) -> dict[str, Any]:
@@ -202,7 +205,7 @@ class Variant(Node):
 
 
 _DEGREES = tuple(field.name for field in fields(Sharing) if field.name not in ("attention", "feed_forward"))
-_NUMBERS = ("blocks", "prelude", "core", "coda", "rank")
+_NUMBERS = ("blocks", "prelude", "core", "coda", "rank", "first", "last")
 
 
 class Twins(Node):
@@ -232,6 +235,9 @@ class Training(Node):
     beta2: Fraction = 0.95
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0  # 0 is no clipping
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of what each sub-layer adds
+    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.0  # rate of dropped sub-layers at the last depth
+    gradient_scale: Literal["sum", "mean", "root"] = "sum"  # of a block read n times: x 1, 1 / n, 1 / sqrt(n)
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
     activation_checkpointing: Literal["off", "non_reentrant", "reentrant"] = "off"
     sequences_per_pass: Positive | None = None  # a worker's sequences in one forward pass; all of its share if absent

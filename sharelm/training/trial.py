@@ -25,6 +25,7 @@ from sharelm.training import checkpoint
 from sharelm.training.engine import build_engine, deepspeed_config, set_learning_rate, take_step
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
+from sharelm.training.regularise import scale_gradients, seed_masks
 from sharelm.training.stability import stability
 
 MODELS = "models"
@@ -84,8 +85,11 @@ class _Run:
             trial.arm.shape,
             trial.arm.sharing,
             activation_checkpointing=self.training.activation_checkpointing == "non_reentrant",
+            dropout=self.training.dropout,
+            stochastic_depth=self.training.stochastic_depth,
         )
         model.initialise(trial.seed)
+        scale_gradients(model, self.training.gradient_scale)
         self.model = model.to(self.device)
         self.engine = build_engine(self.model, self.training, self.config, self.device)
         self.losses: list[float] = []
@@ -123,12 +127,15 @@ class _Run:
     def _step(self, step: int) -> tuple[float, float]:
         """One optimizer step; the mean loss in nats over all workers, and the gradient norm."""
         set_learning_rate(self.engine, learning_rate(self.training, step))
+        self.model.looping = step >= round(self.trial.arm.sharing.late * self.training.steps)
         sequences = self.training.tokens_per_step // self.trial.arm.shape.context
         world = dist.get_world_size()
         mine = worker_rows(step_rows(len(self.rows), sequences, self.trial.seed, step), dist.get_rank(), world)
         passes = self.config["gradient_accumulation_steps"]
         total = torch.zeros((), device=self.device)
-        for part in mine.reshape(passes, -1):
+        for number, part in enumerate(mine.reshape(passes, -1)):
+            if self.training.dropout or self.training.stochastic_depth:
+                seed_masks(self.trial.seed, step, dist.get_rank(), number)
             batch = torch.from_numpy(self.rows.batch(part)).to(self.device, non_blocking=True)
             loss = self.engine(batch[:, :-1], targets=batch[:, 1:])
             self.engine.backward(loss)

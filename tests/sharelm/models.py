@@ -28,6 +28,7 @@ SHARINGS = {
     "transpose": build_sharing("transpose", 3),
     "atoms": build_sharing("atoms", 4, blocks=2),
     "masa": build_sharing("masa", 4, blocks=2),
+    "late_loop": build_sharing("late_loop", 5, first=1, last=2),
     "huginn": build_sharing("huginn", 6, prelude=1, core=2, coda=1),
 }
 
@@ -84,6 +85,7 @@ def _degrees(shape):
             Embedding, st.sampled_from(["tied", "untied"]), st.none() | st.integers(1, shape.width - 1)
         ),
         "kv": st.sampled_from(["exact", "first", "last"]),
+        "late": st.sampled_from([0.0, 0.25, 0.5]),
     }
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sharelm.model import Decoder, generate
 from sharelm.model.recipes import truncated_svd
 from sharelm.sharing import KINDS, Atoms, LowRank, Sharing, build_sharing
+from sharelm.training.regularise import scale_gradients
 from tests.sharelm.models import SHAPE, SHARINGS, compositions, decoder, fitting, random_tokens
 from tests.sharelm.reference import reference_logits
 
@@ -177,10 +178,9 @@ def test_ties_halve_what_they_tie():
 
 
 @pytest.mark.parametrize("scheme", SHARINGS)
-@pytest.mark.parametrize("recompute", [False, True])
-def test_every_scheme_learns(scheme, recompute):
+def test_every_scheme_learns(scheme):
     sharing = SHARINGS[scheme]
-    model = Decoder(fitting(sharing), sharing, activation_checkpointing=recompute).initialise(0).train()
+    model = Decoder(fitting(sharing), sharing).initialise(0).train()
     tokens, optimizer = random_tokens(4, 13), torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
     for _ in range(8):
@@ -191,6 +191,68 @@ def test_every_scheme_learns(scheme, recompute):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.5
+
+
+def test_before_it_switches_on_a_late_loop_is_the_plain_stack():
+    sharing = replace(build_sharing("late_loop", 6, first=1, last=2), norms="per_depth", injection="linear")
+    assert sharing.plain_depths == [0, 1, 2, 5]
+    model, tokens = decoder(sharing).train(), random_tokens(2, 9)
+    model.looping = False
+    plain = Decoder(SHAPE, build_sharing("independent", 4)).train()
+    for depth, own in zip(sharing.plain_depths, range(4), strict=True):
+        for kind in KINDS:
+            target, blocks = getattr(plain, f"{kind}_blocks")[own], getattr(model, f"{kind}_blocks")
+            target.load_state_dict(
+                {**blocks[sharing.attention[depth]].state_dict(), **getattr(model, f"{kind}_gains")[depth].state_dict()}
+            )
+    plain.embedding.data.copy_(model.embedding.data)
+    plain.final_norm.load_state_dict(model.final_norm.state_dict())
+    assert torch.equal(model(tokens), plain(tokens))
+    model(tokens[:, :-1], tokens[:, 1:]).backward()
+    assert all(p.grad is not None for p in model.parameters())  # what waits for the loop has zeros
+    model.looping = True
+    assert not torch.allclose(model(tokens), plain(tokens), atol=1e-2)
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("sum", 1), ("mean", 1 / 3), ("root", 3**-0.5)])
+def test_gradients_are_scaled_by_the_number_of_uses(rule, factor):
+    sharing = Sharing((0, 0, 1, 0), (0, 1, 2, 3))
+    model, plain, tokens = decoder(sharing), decoder(sharing), random_tokens(2, 9)
+    scale_gradients(model, rule)
+    for each in (model, plain):
+        each(tokens[:, :-1], tokens[:, 1:]).backward()
+    for name, parameter in plain.named_parameters():
+        expected = parameter.grad * (factor if name.startswith("attention_blocks.0.") else 1)
+        torch.testing.assert_close(model.get_parameter(name).grad, expected)
+
+
+@pytest.mark.parametrize("rates", [{"dropout": 0.5}, {"stochastic_depth": 0.6}])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_masks_are_drawn_in_training_alone_and_are_right_on_average(rates, recompute):
+    model, tokens = decoder(CYCLE, activation_checkpointing=recompute, **rates), random_tokens(2, 9)
+    plain = decoder(CYCLE)
+    assert torch.equal(model(tokens), plain(tokens))
+    model.train()
+    torch.manual_seed(0)
+    one, other = model(tokens), model(tokens)
+    assert not torch.equal(one, other)
+    torch.manual_seed(0)
+    again = model(tokens)
+    assert torch.equal(again, one)
+    again.square().mean().backward()  # recomputed parts draw the masks of the pass they belong to
+    kept = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    torch.manual_seed(0)
+    model.activation_checkpointing = not recompute
+    model(tokens).square().mean().backward()
+    for mine, parameter in zip(kept, model.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad)
+    changes = torch.ones(4000, 1, 8)
+    for depth in (0, 3):
+        assert model._dropped(changes, depth).mean().item() == pytest.approx(1, abs=0.06)
+    if model.stochastic_depth:
+        dropped = (model._dropped(changes, 3) == 0).all(dim=(1, 2)).float().mean().item()
+        assert dropped == pytest.approx(0.6, abs=0.05)
 
 
 def test_decay_is_of_matrices_each_once():

@@ -77,8 +77,11 @@ def test_flops_of_any_composition(drawn, data):
 def check_flops(shape, sharing, prompt):
     model, expected, batch = Decoder(shape, sharing).initialise(0), footprint(shape, sharing), 2
     whole = random_tokens(batch, shape.context, shape)
-    forward = counted_flops(lambda: model(whole)) - expected.merge_flops_per_pass
-    assert 3 * forward == expected.training_flops_per_token * batch * shape.context  # backward counts twice the forward
+    assert sum(fraction for fraction, _ in expected.training_phases) == 1
+    for model.looping, (_, flops) in zip([True, False], reversed(expected.training_phases), strict=False):
+        forward = counted_flops(lambda: model(whole)) - expected.merge_flops_per_pass
+        assert 3 * forward == flops * batch * shape.context  # backward counts twice the forward
+    model.looping = True
 
     caches = model.caches(batch, prompt + 1)
     prefill = counted_flops(lambda: model(whole[:, :prompt], caches=caches, last_only=True))

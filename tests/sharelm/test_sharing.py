@@ -43,6 +43,8 @@ BY_HAND = [
     ("transpose", 3, {}, [0, 1, 2], None),
     ("atoms", 4, {"blocks": 2}, [0, 1, 0, 1], None),
     ("masa", 4, {"blocks": 2}, [0, 1, 0, 1], [0, 1, 2, 3]),
+    ("late_loop", 8, {"first": 2, "last": 3}, [0, 1, 2, 3, 2, 3, 4, 5], None),
+    ("late_loop", 2, {"first": 0, "last": 0}, [0, 0], None),
     ("huginn", 6, {"prelude": 1, "core": 2, "coda": 1}, [0, 1, 2, 1, 2, 3], None),
 ]
 
@@ -53,6 +55,7 @@ DEGREES = {
     "transpose": {"ties": KINDS},
     "atoms": {"atoms": Atoms("learned", "learned"), "norms": "per_depth"},
     "masa": {"atoms": Atoms(attention="learned"), "norms": "per_depth"},
+    "late_loop": {"late": 0.5},
     "huginn": {"injection": "linear"},
 }
 
@@ -85,6 +88,8 @@ REFUSED = [
     ("prelude_core_coda", 8, {"prelude": 1, "core": 2, "coda": 2}, "core = 2 does not divide the 5 depths left"),
     ("prelude_core_coda", 4, {"prelude": 2, "core": 1, "coda": 2}, "core = 1 does not divide the 0 depths left"),
     ("prelude_core_coda", 4, {"prelude": -1, "core": 1, "coda": 2}, "prelude = -1"),
+    ("late_loop", 8, {"first": 3, "last": 2}, "first = 3, last = 2: with 8 depths"),
+    ("late_loop", 4, {"first": 0, "last": 2}, "first = 0, last = 2: with 4 depths"),
     ("prelude_core_coda", 4, {"prelude": 1, "core": 1}, "scheme 'prelude_core_coda' needs coda"),
 ]
 
@@ -133,6 +138,9 @@ COMPOSITIONS_REFUSED = [
     (PLAIN, {"norms": "per_depth"}, ["norms = 'per_depth'", "no block is read twice", "use 'shared'"]),
     (PLAIN, {"injection": "linear"}, ["injection = 'linear'", "no block is read twice", "use 'none'"]),
     (PLAIN, {"kv": "first"}, ["kv = 'first'", "every attention block is read once", "use 'exact'"]),
+    (CYCLE, {"late": 1.0}, ["late = 1.0", "at least 0", "below 1"]),
+    (PLAIN, {"late": 0.5}, ["late = 0.5", "use late = 0"]),
+    (build_sharing("attention_only", 4), {"late": 0.5}, ["late = 0.5", "one schedule for both kinds"]),
     (build_sharing("feed_forward_only", 4), {"kv": "last"}, ["kv = 'last'", "use 'exact'"]),
 ]
 

@@ -221,6 +221,7 @@ NUMBERS = {
         {"prelude": st.integers(0, 1), "core": st.just(1), "coda": st.integers(0, 1)}
     ),
 }
+NUMBERS["late_loop"] = st.just({"first": 1, "last": 1})
 NUMBERS["transpose"] = NUMBERS["albert"]
 NUMBERS["huginn"] = NUMBERS["prelude_core_coda"]
 SHARED = sorted(set(SCHEMES) - {"independent"})
