@@ -37,7 +37,10 @@ def _arm(study: Study, figures: Footprint) -> dict[str, Any]:
         "weight_bytes_read_per_decoded_token": {
             p: figures.weight_bytes_read_per_decoded_token(_ELEMENT_BYTES[p]) for p in _precisions(study)
         },
-        "checkpoint_bytes": figures.checkpoint_bytes(),
+        "checkpoint_bytes": {
+            p: figures.checkpoint_bytes(study.training.zero_stage, _ELEMENT_BYTES[p]) for p in _precisions(study)
+        },
+        "optimizer_bytes_per_worker": figures.optimizer_bytes(study.training.zero_stage, study.training.workers),
         "training_tokens": tokens,
         "estimated_training_hours": seconds / study.training.workers / 3600,
         "estimated_training_cost": seconds / 3600 * cost.price_per_hour,
@@ -132,7 +135,7 @@ def plan_text(plan: dict[str, Any]) -> str:
             str(arm["feed_forward"]),
             arm["stored_parameters"],
             arm["materialised_parameters"],
-            bytes_text(arm["checkpoint_bytes"]),
+            " / ".join(f"{bytes_text(size)} {precision}" for precision, size in arm["checkpoint_bytes"].items()),
             " / ".join(f"{count:,} {precision}" for precision, count in arm["kv_bytes_per_token"].items()),
         )
         for arm in plan["arms"]

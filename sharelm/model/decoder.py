@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sharelm.model.blocks import NORM_EPSILON, Block, attend, feed_forward, own_gains, rotary_table, stored_blocks
 from sharelm.model.caches import Caches, Extend, Seen
+from sharelm.model.lanes import Lanes
 from sharelm.model.recipes import Recipes, Weights
 from sharelm.sharing import KINDS, ModelShape, Sharing
 from sharelm.sharing.checks import check_shape
@@ -60,6 +61,7 @@ class Decoder(nn.Module):
         self.head_expansion = _matrix(shape.width, width, untied and self.expansion is not None)
         self.depth_embedding = _matrix(sharing.depth, shape.width, sharing.depth_embedding)
         self.injection = _matrix(shape.width, 2 * shape.width, sharing.injection == "linear")
+        self.lanes = Lanes(sharing.depth, sharing.lanes) if sharing.lanes > 1 else None
         self._loop_starts = frozenset(sharing.loop_starts if sharing.injection != "none" else ())
         self._rotary_table: Tensor | None = None  # no buffer: a buffer would be rounded to bf16 with the weights
 
@@ -73,7 +75,7 @@ class Decoder(nn.Module):
 
         Drawn on the CPU in fp32, so that every device starts the same, and so do the blocks that two arms both
         have. Matrices are N(0, 0.02); those that write to the residual stream are divided by sqrt(2 x depth). Deltas
-        start as `Sharing` says, depth embeddings at zero, a linear injection as the additive one.
+        start as `Sharing` says, depth embeddings at zero, a linear injection as the additive one, lanes as one stream.
         """
 
         def draw(name: str, size: tuple[int, ...]) -> Tensor:
@@ -93,6 +95,8 @@ class Decoder(nn.Module):
                     parameter.copy_(draw(name, tuple(parameter.shape)))
             self.attention_recipes.start(self.attention_blocks, draw)
             self.feed_forward_recipes.start(self.feed_forward_blocks, draw)
+            if self.lanes is not None:
+                self.lanes.start()
             if self.depth_embedding is not None:
                 self.depth_embedding.zero_()
             if self.injection is not None:
@@ -102,10 +106,10 @@ class Decoder(nn.Module):
     def decayed(self) -> list[nn.Parameter]:
         """What weight decay pulls to zero: matrices and low-rank factors, each stored one once.
 
-        Gains, diagonals, coefficients, depth embeddings and the injection, whose neutral value is not zero or which are
-        no matrices, are left alone.
+        Gains, diagonals, coefficients, depth embeddings, the injection and lanes' connections, whose neutral value is
+        not zero or which are no matrices, are left alone.
         """
-        spared = (".diagonal.", ".coefficients.", "depth_embedding", "injection")
+        spared = (".diagonal.", ".coefficients.", "depth_embedding", "injection", "lanes.")
         return [p for name, p in self.named_parameters() if p.dim() > 1 and not any(part in name for part in spared)]
 
     def caches(self, batch: int, capacity: int) -> Caches:
@@ -139,11 +143,21 @@ class Decoder(nn.Module):
         seen: Seen = None,
         extend: Extend | None = None,
     ) -> tuple[Tensor, Seen]:
-        gains = self._gains("attention", depth)
-        change, seen = attend(hidden, gains, weights["attention"][depth], rotary, self.shape.head_width, extend, seen)
-        hidden = hidden + self._dropped(change, depth)
-        change = feed_forward(hidden, self._gains("feed_forward", depth), weights["feed_forward"][depth])
-        return hidden + self._dropped(change, depth), seen
+        gains, matrices = self._gains("attention", depth), weights["attention"][depth]
+        change, seen = attend(
+            self._enter(depth, 0, hidden), gains, matrices, rotary, self.shape.head_width, extend, seen
+        )
+        hidden = self._leave(depth, 0, hidden, change)
+        gains, matrices = self._gains("feed_forward", depth), weights["feed_forward"][depth]
+        change = feed_forward(self._enter(depth, 1, hidden), gains, matrices)
+        return self._leave(depth, 1, hidden, change), seen
+
+    def _enter(self, depth: int, place: int, hidden: Tensor) -> Tensor:
+        return hidden if self.lanes is None else self.lanes.enter(depth, place, hidden)
+
+    def _leave(self, depth: int, place: int, hidden: Tensor, change: Tensor) -> Tensor:
+        change = self._dropped(change, depth)
+        return hidden + change if self.lanes is None else self.lanes.leave(depth, place, hidden, change)
 
     def _dropped(self, change: Tensor, depth: int) -> Tensor:
         if not self.training:
@@ -178,6 +192,8 @@ class Decoder(nn.Module):
         if not self.looping and torch.is_grad_enabled():
             hidden = hidden + self._touch()
         rotary = self._rotary(positions, hidden.dtype)
+        if self.lanes is not None:
+            hidden = hidden[:, :, None].expand(-1, -1, self.sharing.lanes, -1)
         entered: Tensor | None = None  # what entered the first loop
         kept: dict[int, Seen] = {}  # keys and values of the first depth that reads each attention block
         for depth in range(self.sharing.depth) if self.looping else self.sharing.plain_depths:
@@ -199,7 +215,7 @@ class Decoder(nn.Module):
                 kept[block] = seen
         if caches is not None:
             caches.end()
-        result: Tensor = self.final_norm(hidden)
+        result: Tensor = self.final_norm(hidden if self.lanes is None else hidden.sum(dim=2))
         return result
 
     def _touch(self) -> Tensor:

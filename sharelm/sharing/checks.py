@@ -48,6 +48,8 @@ def check_composition(sharing: Sharing) -> None:
                     f"{name} = {getattr(sharing, name)!r}, but no block is read twice; "
                     f"use {off!r}, or let a schedule read a block twice"
                 )
+    if sharing.lanes < 1:
+        raise InputError(f"lanes = {sharing.lanes}: the residual stream is at least 1 lane, which is the plain one")
     if not 0 <= sharing.late < 1:
         raise InputError(f"late = {sharing.late} must be at least 0, which loops from the start, and below 1")
     if sharing.late and not (sharing.loop_starts and sharing.attention == sharing.feed_forward):

@@ -59,6 +59,8 @@ def degrees(sharing: Sharing) -> list[str]:
         said.append("depth embeddings")
     if sharing.injection != "none":
         said.append(f"{sharing.injection} injection into every later loop")
+    if sharing.lanes > 1:
+        said.append(f"{sharing.lanes} lanes with hyper-connections")
     if sharing.embedding.width:
         said.append(f"embedding of width {sharing.embedding.width}")
     if sharing.embedding.head == "untied":

@@ -70,9 +70,18 @@ class Footprint:
         """Bytes of weights that one decoding step of a batch of one reads, a shared block anew at every depth."""
         return self.weights_read_per_decoded_token * bytes_per_element
 
-    def checkpoint_bytes(self) -> int:
-        """Bytes of a resumable checkpoint: fp32 weights and AdamW's two fp32 moments."""
-        return self.stored_parameters * 12
+    def checkpoint_bytes(self, stage: int, bytes_per_element: int) -> int:
+        """Bytes of a resumable checkpoint, all workers' parts together, at this ZeRO stage and precision.
+
+        Stage 0 writes fp32 weights and AdamW's two fp32 moments. From stage 1 on the weights as trained are written
+        too, beside the fp32 ones.
+        """
+        return self.stored_parameters * (12 if stage == 0 else 12 + bytes_per_element)
+
+    def optimizer_bytes(self, stage: int, workers: int) -> int:
+        """Bytes of optimizer state that one worker holds: AdamW's moments, from stage 1 on of its part and with fp32
+        weights of it (padding left out)."""
+        return self.stored_parameters * 8 if stage == 0 else self.stored_parameters * 12 // workers
 
 
 @dataclass
@@ -89,11 +98,17 @@ class _Sum:
     read: int = 0
 
 
+def _lane_flops(shape: ModelShape, sharing: Sharing) -> int:
+    """FLOPs of a token that one depth's two sub-layers spend on making their input of lanes and on mixing the lanes."""
+    return 2 * 2 * (sharing.lanes + sharing.lanes**2) * shape.width if sharing.lanes > 1 else 0
+
+
 def _phases(shape: ModelShape, sharing: Sharing, forward: int, depthless: int) -> tuple[tuple[float, int], ...]:
     """Training's phases: before a late loop switches on a pass runs the plain depths alone."""
     if not sharing.late:
         return ((1.0, 3 * forward),)
     plain = sum(2 * shape.matrix_parameters(kind) for kind in KINDS) + 4 * shape.width * shape.context
+    plain += _lane_flops(shape, sharing)
     return (sharing.late, 3 * (len(sharing.plain_depths) * plain + depthless)), (1 - sharing.late, 3 * forward)
 
 
@@ -138,9 +153,12 @@ def footprint(shape: ModelShape, sharing: Sharing) -> Footprint:
     embedding = head * (2 if sharing.embedding.head == "untied" else 1)
     mixing = 2 * shape.width**2 if sharing.injection == "linear" else 0
     vectors = depth * shape.width if sharing.depth_embedding else 0
-    rest = embedding + shape.width + mixing + vectors  # with the final norm
+    lanes = sharing.lanes
+    connections = 2 * (lanes**2 + 2 * lanes) if lanes > 1 else 0  # of one depth
+    rest = embedding + shape.width + mixing + vectors + depth * connections  # with the final norm
     injections = max(0, len(sharing.loop_starts) - 1)
-    body = 2 * (sum(kind.applied for kind in kinds) + mixing * injections + projection)
+    body = 2 * (sum(kind.applied for kind in kinds) + mixing * injections * lanes + projection)
+    body += depth * _lane_flops(shape, sharing)
     score = 4 * depth * shape.heads * shape.head_width
     forward = body + 2 * head + score * shape.context
     return Footprint(
@@ -157,6 +175,7 @@ def footprint(shape: ModelShape, sharing: Sharing) -> Footprint:
         + head
         + mixing * injections
         + vectors
+        + depth * connections
         + shape.width,
         _body_flops=body,
         _low_rank_flops=2 * sum(kind.low_rank for kind in kinds),

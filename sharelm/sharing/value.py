@@ -32,6 +32,8 @@ class Sharing:
     * `depth_embedding`: a vector of each depth is added to what enters it (Universal Transformer, 1807.03819);
     * `injection`: what entered the first loop is added to (or, through a matrix, mixed into) what enters every later
       one (Huginn, 2502.05171);
+    * `lanes`: the residual stream is this many, which each sub-layer of each depth reads, mixes and writes by weights
+      of its own (static hyper-connections, 2409.19606);
     * `embedding`: the token embedding and the head;
     * `kv`: every depth its own keys and values (exact), or those of the `first` loop for all its later ones, in
       training too (Mixture-of-Recursions, 2507.10524), or one cache a block which in decoding holds the `last`
@@ -49,6 +51,7 @@ class Sharing:
     norms: Literal["shared", "per_depth"] = "shared"
     depth_embedding: bool = False
     injection: Literal["none", "additive", "linear"] = "none"
+    lanes: int = 1
     embedding: Embedding = field(default_factory=Embedding)
     kv: Literal["exact", "first", "last"] = "exact"
     late: float = 0.0

@@ -81,6 +81,7 @@ def _degrees(shape):
         "norms": st.sampled_from(["shared", "per_depth"]),
         "depth_embedding": st.booleans(),
         "injection": st.sampled_from(["none", "additive", "linear"]),
+        "lanes": st.sampled_from([1, 1, 2, 3]),
         "embedding": st.builds(
             Embedding, st.sampled_from(["tied", "untied"]), st.none() | st.integers(1, shape.width - 1)
         ),
@@ -108,7 +109,13 @@ def decoder(sharing, shape=None, seed=0, **options):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.dim() == 1 or "diagonal" in name or "coefficients" in name or "injection" in name:
+            if (
+                parameter.dim() == 1
+                or "diagonal" in name
+                or "coefficients" in name
+                or "injection" in name
+                or "lanes" in name
+            ):
                 parameter.add_(noise * 0.3)
             elif "outer" in name or "depth_embedding" in name:
                 parameter.add_(noise * 0.1)

@@ -19,6 +19,8 @@ def reference_logits(weights, shape, sharing, tokens):
     if sharing.embedding.width:
         hidden = hidden @ weights["expansion"].T
     entered, keys_of = None, {}
+    if sharing.lanes > 1:
+        hidden = torch.stack([hidden] * sharing.lanes, dim=2)
     for depth in range(sharing.depth):
         if sharing.injection != "none" and begins_a_loop(sharing, depth):
             if entered is None:
@@ -30,13 +32,28 @@ def reference_logits(weights, shape, sharing, tokens):
                 hidden = hidden @ kept.T + entered @ mixed.T
         if sharing.depth_embedding:
             hidden = hidden + weights["depth_embedding"][depth]
-        hidden = hidden + attention(weights, shape, sharing, depth, hidden, keys_of)
-        hidden = hidden + feed_forward(weights, shape, sharing, depth, hidden)
+        for place in (0, 1):
+            read = hidden
+            if sharing.lanes > 1:
+                read = sum(hidden[:, :, n] * weights["lanes.read"][depth, place, n] for n in range(sharing.lanes))
+            if place == 0:
+                change = attention(weights, shape, sharing, depth, read, keys_of)
+            else:
+                change = feed_forward(weights, shape, sharing, depth, read)
+            hidden = hidden + change if sharing.lanes == 1 else connect(weights, depth, place, hidden, change)
+    if sharing.lanes > 1:
+        hidden = sum(hidden.unbind(dim=2))
     hidden = norm(hidden, weights["final_norm.weight"])
     untied = sharing.embedding.head == "untied"
     if sharing.embedding.width:
         hidden = hidden @ weights["head_expansion" if untied else "expansion"]
     return hidden @ weights["head_embedding" if untied else "embedding"].T
+
+
+def connect(weights, depth, place, lanes, change):
+    mix, write = weights["lanes.mix"][depth, place], weights["lanes.write"][depth, place]
+    count = range(len(write))
+    return torch.stack([sum(lanes[:, :, n] * mix[n, m] for n in count) + change * write[m] for m in count], dim=2)
 
 
 def begins_a_loop(sharing, depth):

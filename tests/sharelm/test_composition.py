@@ -167,6 +167,14 @@ def test_a_linear_injection_starts_as_the_additive_one_which_is_not_none():
     assert not torch.allclose(additive, none, atol=1e-4)
 
 
+@pytest.mark.parametrize("lanes", [2, 4])
+def test_lanes_start_as_one_residual_stream(lanes):
+    tokens = random_tokens(2, 9)
+    one = Decoder(SHAPE, CYCLE).initialise(3)(tokens)
+    several = Decoder(SHAPE, replace(CYCLE, lanes=lanes)).initialise(3)(tokens)
+    torch.testing.assert_close(several, one, rtol=2e-3, atol=1e-4)  # the final norm sees the sum, and its epsilon
+
+
 def test_ties_halve_what_they_tie():
     shape = replace(SHAPE, activation="gelu", kv_heads=4)
 

@@ -62,6 +62,7 @@ def test_every_degree_is_said():
         ties=("attention",),
         norms="per_depth",
         depth_embedding=True,
+        lanes=3,
         embedding=Embedding("untied", 8),
         kv="last",
     )
@@ -74,6 +75,7 @@ def test_every_degree_is_said():
         "feed-forward: 2 atoms, coefficients fixed",
         "gains of each depth",
         "depth embeddings",
+        "3 lanes with hyper-connections",
         "embedding of width 8",
         "head not tied to the embedding",
         "keys and values of the last loop for all",

@@ -59,6 +59,7 @@ def check_parameters(shape, sharing):
         if "norm" in name and depth in sharing.depths(kind, name.removesuffix(".weight"))
     )
     rest = [*embeddings, model.final_norm.weight, model.depth_embedding, model.injection]
+    rest += model.lanes.parameters() if model.lanes is not None else []
     written_out = matrices + gains + sum(p.numel() for p in rest if p is not None)
     assert written_out == expected.materialised_parameters
 
@@ -117,7 +118,22 @@ def test_weights_read_and_held_by_a_decoding_step(drawn):
 class Reads(TorchDispatchMode):
     """The storage and number of elements of every tensor that an operation computes with."""
 
-    VIEWS = ("view", "t.", "transpose", "select", "unsqueeze", "slice", "expand", "detach", "alias", "unbind", "split")
+    VIEWS = (
+        "view",
+        "_unsafe_view",
+        "t.",
+        "transpose",
+        "permute",
+        "select",
+        "squeeze",
+        "unsqueeze",
+        "slice",
+        "expand",
+        "detach",
+        "alias",
+        "unbind",
+        "split",
+    )
 
     def __init__(self):
         super().__init__()
@@ -126,7 +142,7 @@ class Reads(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         result = function(*arguments, **(keywords or {}))
         name = str(function).removeprefix("aten.")
-        if not name.startswith((*self.VIEWS, "_unsafe_view")):
+        if not name.startswith(self.VIEWS):
             first = result.numel() if name.startswith(("embedding", "index")) else None  # only the rows it takes
             for argument in pytree.tree_leaves((arguments, keywords)):
                 if isinstance(argument, torch.Tensor):

@@ -138,6 +138,7 @@ COMPOSITIONS_REFUSED = [
     (PLAIN, {"norms": "per_depth"}, ["norms = 'per_depth'", "no block is read twice", "use 'shared'"]),
     (PLAIN, {"injection": "linear"}, ["injection = 'linear'", "no block is read twice", "use 'none'"]),
     (PLAIN, {"kv": "first"}, ["kv = 'first'", "every attention block is read once", "use 'exact'"]),
+    (CYCLE, {"lanes": 0}, ["lanes = 0", "at least 1"]),
     (CYCLE, {"late": 1.0}, ["late = 1.0", "at least 0", "below 1"]),
     (PLAIN, {"late": 0.5}, ["late = 0.5", "use late = 0"]),
     (build_sharing("attention_only", 4), {"late": 0.5}, ["late = 0.5", "one schedule for both kinds"]),
