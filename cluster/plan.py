@@ -57,8 +57,8 @@ def plan_study(study: Study) -> dict[str, Any]:
         arm.name: {
             "arm": arm.name,
             "role": arm.role,
-            "attention_schedule": list(arm.sharing.attention),
-            "feed_forward_schedule": list(arm.sharing.feed_forward),
+            "attention_schedule": list(arm.sharing.schedule("attention")),
+            "feed_forward_schedule": list(arm.sharing.schedule("feed_forward")),
             "degrees": degrees(arm.sharing),
             "drawing": draw(arm.sharing),
             "feed_forward": arm.shape.feed_forward,

@@ -195,13 +195,14 @@ class Decoder(nn.Module):
         if self.lanes is not None:
             hidden = hidden[:, :, None].expand(-1, -1, self.sharing.lanes, -1)
         entered: Tensor | None = None  # what entered the first loop
+        attention = self.sharing.schedule("attention")
         kept: dict[int, Seen] = {}  # keys and values of the first depth that reads each attention block
         for depth in range(self.sharing.depth) if self.looping else self.sharing.plain_depths:
             if depth in self._loop_starts:
                 hidden, entered = (hidden, hidden) if entered is None else (self._inject(hidden, entered), entered)
             if self.depth_embedding is not None:
                 hidden = hidden + self.depth_embedding[depth]
-            block = self.sharing.attention[depth]
+            block = attention[depth]
             arguments = (depth, hidden, rotary, weights, kept.get(block))
             if caches is not None:
                 hidden, seen = self._depth(*arguments, caches.at(depth))

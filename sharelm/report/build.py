@@ -172,8 +172,8 @@ def _arm_json(figures: ArmFigures) -> dict[str, Any]:
     return {
         "arm": arm.name,
         "role": arm.role,
-        "attention_schedule": list(arm.sharing.attention),
-        "feed_forward_schedule": list(arm.sharing.feed_forward),
+        "attention_schedule": list(arm.sharing.schedule("attention")),
+        "feed_forward_schedule": list(arm.sharing.schedule("feed_forward")),
         "stored_parameters": size.stored_parameters,
         "materialised_parameters": size.materialised_parameters,
         "training_flops_per_token": size.training_flops_per_token,
@@ -233,7 +233,7 @@ def _environment() -> jinja2.Environment:
 
 
 def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], facts: Mapping[str, Any]) -> Report:
-    """The report of a study from its six tables (`sharelm.store.schemas`).
+    """The report of a study from its tables (`sharelm.store.schemas`).
 
     `headline` are the verdict's lines. `facts` is a tree of what the tables do not hold; every entry is optional
     and shown by its name, whose ending gives the unit (`_seconds`, `_bytes`, `_share`). Three names mean more:

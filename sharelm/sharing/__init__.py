@@ -5,7 +5,7 @@ feed-forward block; two index lists (the *schedules*) say which, and *degrees* (
 how far. Nothing here imports a framework.
 """
 
-from sharelm.sharing.degrees import Atoms, Embedding, LowRank
+from sharelm.sharing.degrees import Atoms, Embedding, LowRank, SoftTying
 from sharelm.sharing.footprint import Footprint, footprint
 from sharelm.sharing.schemes import SCHEMES, build_sharing
 from sharelm.sharing.shape import KINDS, ModelShape
@@ -20,6 +20,7 @@ __all__ = [
     "LowRank",
     "ModelShape",
     "Sharing",
+    "SoftTying",
     "build_sharing",
     "footprint",
 ]

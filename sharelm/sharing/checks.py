@@ -48,6 +48,16 @@ def check_composition(sharing: Sharing) -> None:
                     f"{name} = {getattr(sharing, name)!r}, but no block is read twice; "
                     f"use {off!r}, or let a schedule read a block twice"
                 )
+    soft = sharing.soft
+    for name in ("weight", "final_weight"):
+        value = getattr(soft, name)
+        if value is not None and not (isfinite(value) and value >= 0):
+            raise InputError(f"soft.{name} = {value}: a penalty's weight is at least 0, which is no pull")
+    if soft.on and all(len(set(sharing.groups(kind))) == sharing.depth for kind in KINDS):
+        raise InputError(
+            f"soft.weight = {soft.weight}, but the schedules put no two depths together; leave soft out, "
+            "or let a schedule name a block twice"
+        )
     if sharing.lanes < 1:
         raise InputError(f"lanes = {sharing.lanes}: the residual stream is at least 1 lane, which is the plain one")
     if not 0 <= sharing.late < 1:

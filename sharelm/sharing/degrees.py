@@ -54,3 +54,26 @@ class Embedding:
     __pydantic_config__: ClassVar[Any] = STRICT
     head: Literal["tied", "untied"] = "tied"
     width: int | None = None
+
+
+@dataclass(frozen=True)
+class SoftTying:
+    """Every depth keeps a block of its own, pulled towards the mean of the depths that the schedule would let share.
+
+    The penalty is weight / 2 x sum of |W_l - mean|^2 over the matrices as stored; the weight runs in a straight line to
+    `final_weight` over training (None: stays). What distances the data settles on says how much sharing it wants.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+    weight: float = 0.0
+    final_weight: float | None = None
+
+    @property
+    def on(self) -> bool:
+        """Whether there is a pull at any time."""
+        return self.weight > 0 or (self.final_weight or 0) > 0
+
+    def at(self, progress: float) -> float:
+        """The penalty's weight at this fraction of training."""
+        final = self.weight if self.final_weight is None else self.final_weight
+        return self.weight + (final - self.weight) * progress

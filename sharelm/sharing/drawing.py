@@ -13,7 +13,7 @@ def draw(sharing: Sharing) -> str:
     """
     depths = range(sharing.depth)
     rows = [("depth", [str(depth) for depth in depths])]
-    for block in range(max(sharing.blocks(kind) for kind in KINDS)):
+    for block in range(max(max(sharing.groups(kind)) + 1 for kind in KINDS)):
         marks = {(True, True): "■", (True, False): "A", (False, True): "F", (False, False): "·"}
         read = zip(sharing.attention, sharing.feed_forward, strict=True)
         rows.append((f"block {block}", [marks[attention == block, other == block] for attention, other in read]))
@@ -67,6 +67,9 @@ def degrees(sharing: Sharing) -> list[str]:
         said.append("head not tied to the embedding")
     if sharing.kv != "exact":
         said.append(f"keys and values of the {sharing.kv} loop for all")
+    if sharing.soft.on:
+        final = "" if sharing.soft.final_weight is None else f" to {sharing.soft.final_weight:g}"
+        said.append(f"not shared but pulled together by a penalty of weight {sharing.soft.weight:g}{final}")
     if sharing.late:
         said.append(f"loops from {sharing.late:.0%} of training on")
     return said

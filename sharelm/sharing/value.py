@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from sharelm.errors import InputError
 from sharelm.sharing.checks import check_composition
-from sharelm.sharing.degrees import STRICT, Atoms, Embedding, LowRank
+from sharelm.sharing.degrees import STRICT, Atoms, Embedding, LowRank, SoftTying
 from sharelm.sharing.schedules import Schedule, check_schedule
 from sharelm.sharing.shape import KINDS, Kind, ModelShape
 
@@ -38,6 +38,7 @@ class Sharing:
     * `kv`: every depth its own keys and values (exact), or those of the `first` loop for all its later ones, in
       training too (Mixture-of-Recursions, 2507.10524), or one cache a block which in decoding holds the `last`
       loop's; training cannot do that side by side and is exact;
+    * `soft`: the schedules only say which depths are pulled together; each keeps blocks of its own;
     * `late`: until this fraction of training only the first reading of every block runs, the plain stack.
     """
 
@@ -55,6 +56,7 @@ class Sharing:
     embedding: Embedding = field(default_factory=Embedding)
     kv: Literal["exact", "first", "last"] = "exact"
     late: float = 0.0
+    soft: SoftTying = field(default_factory=SoftTying)
 
     def __post_init__(self) -> None:
         if len(self.attention) != len(self.feed_forward):
@@ -63,12 +65,16 @@ class Sharing:
                 "both schedules need one entry a depth"
             )
         for kind in KINDS:
-            check_schedule(kind, self.schedule(kind))
+            check_schedule(kind, self.groups(kind))
         check_composition(self)
 
-    def schedule(self, kind: str) -> Schedule:
-        """The stored block of this kind that each depth reads."""
+    def groups(self, kind: str) -> Schedule:
+        """The schedule as said."""
         return self.attention if kind == "attention" else self.feed_forward
+
+    def schedule(self, kind: str) -> Schedule:
+        """The stored block of this kind that each depth reads: one of its own under soft tying."""
+        return tuple(range(self.depth)) if self.soft.on else self.groups(kind)
 
     def blocks(self, kind: str) -> int:
         """Number of stored blocks of this kind."""
@@ -101,7 +107,8 @@ class Sharing:
 
     def first_reading(self, depth: int) -> int:
         """The first depth that reads the attention block which this depth reads."""
-        return self.attention.index(self.attention[depth])
+        schedule = self.schedule("attention")
+        return schedule.index(schedule[depth])
 
     def depths(self, kind: str, part: str) -> list[int]:
         """The depths at which this matrix or gain of a block is applied: not where keys and values are reused."""
@@ -147,7 +154,7 @@ class Sharing:
     @property
     def cache_slots(self) -> tuple[int, ...]:
         """Which key-value cache each depth uses: its own, or its attention block's."""
-        return tuple(range(self.depth)) if self.kv == "exact" else self.attention
+        return tuple(range(self.depth)) if self.kv == "exact" else self.schedule("attention")
 
     def embedding_width(self, shape: ModelShape) -> int:
         """Width E of the token embedding."""

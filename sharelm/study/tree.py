@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sharelm.sharing import SCHEMES, Atoms, Embedding, LowRank, ModelShape, Sharing, build_sharing
+from sharelm.sharing import SCHEMES, Atoms, Embedding, LowRank, ModelShape, Sharing, SoftTying, build_sharing
 from sharelm.sharing.checks import check_shape
 from sharelm.sharing.schedules import check_schedule
 from sharelm.sharing.shape import Kind
@@ -162,6 +162,7 @@ class Variant(Node):
     embedding: Embedding | None = None
     kv: Literal["exact", "first", "last"] | None = None
     late: Annotated[float, Field(ge=0, lt=1)] | None = None
+    soft: SoftTying | None = None
 
     @property
     def degrees(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sharelm.steps import Machine, trial_step
 from sharelm.store import Store
 from sharelm.store.schemas import TABLES
 from sharelm.study import Study, Trial
-from sharelm.training import checkpoint
+from sharelm.training import checkpoint, soft
 from sharelm.training.engine import build_engine, deepspeed_config, set_learning_rate, take_step
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
@@ -138,7 +138,8 @@ class _Run:
                 seed_masks(self.trial.seed, step, dist.get_rank(), number)
             batch = torch.from_numpy(self.rows.batch(part)).to(self.device, non_blocking=True)
             loss = self.engine(batch[:, :-1], targets=batch[:, 1:])
-            self.engine.backward(loss)
+            pull = self._soft_weight(step)
+            self.engine.backward(loss if pull is None else loss + soft.penalty(self.model, pull))
             if self.engine.is_gradient_accumulation_boundary():
                 norm = take_step(self.engine, self.training.zero_stage)
             else:
@@ -146,6 +147,10 @@ class _Run:
             total += loss.detach().float() / passes
         dist.all_reduce(total)
         return float(total) / world, norm
+
+    def _soft_weight(self, step: int) -> float | None:
+        tying = self.trial.arm.sharing.soft
+        return tying.at(step / max(1, self.training.steps - 1)) if tying.on else None
 
     def commit(self, error: str | None) -> None:
         """Put weights, steps and the trial's row; the row comes last and makes the trial done."""
@@ -162,6 +167,10 @@ class _Run:
             "tokens_per_second": self.speeds,
         }
         self.store.commit_rows("steps", study, self.name, pa.table(steps, schema=TABLES["steps"]))
+        if self.trial.arm.sharing.soft.on and error is None:
+            apart = [{**names, **row} for row in soft.distances(self.model)]
+            fitted = pa.Table.from_pylist(apart, schema=TABLES["distances"])
+            self.store.commit_rows("distances", study, self.name, fitted)
         row = {**names, **self._row(size, error)}
         rows = pa.Table.from_pylist([row], schema=TABLES["trials"])
         self.store.commit_rows("trials", study, self.name, rows, facts={"error": error})
@@ -184,8 +193,8 @@ class _Run:
             "role": arm.role,
             "status": "done" if error is None else "diverged",
             "error": error,
-            "attention_schedule": list(arm.sharing.attention),
-            "feed_forward_schedule": list(arm.sharing.feed_forward),
+            "attention_schedule": list(arm.sharing.schedule("attention")),
+            "feed_forward_schedule": list(arm.sharing.schedule("feed_forward")),
             "stored_parameters": arm.footprint.stored_parameters,
             "materialised_parameters": arm.footprint.materialised_parameters,
             "embedding_parameters": arm.footprint.embedding_parameters,

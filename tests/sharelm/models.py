@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sharelm.errors import InputError
 from sharelm.model import Decoder
-from sharelm.sharing import KINDS, Atoms, Embedding, LowRank, ModelShape, Sharing, build_sharing
+from sharelm.sharing import KINDS, Atoms, Embedding, LowRank, ModelShape, Sharing, SoftTying, build_sharing
 
 SHAPE = ModelShape(vocabulary=97, width=32, heads=4, kv_heads=2, feed_forward=48, context=24)
 
@@ -86,6 +86,7 @@ def _degrees(shape):
             Embedding, st.sampled_from(["tied", "untied"]), st.none() | st.integers(1, shape.width - 1)
         ),
         "kv": st.sampled_from(["exact", "first", "last"]),
+        "soft": st.sampled_from([SoftTying(), SoftTying(0.1), SoftTying(0.0, 1.0)]),
         "late": st.sampled_from([0.0, 0.25, 0.5]),
     }
 

@@ -3,8 +3,12 @@
 It shares no code with `sharelm.model`: matrices are made where they are used, nothing is stacked or cached.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
+
+from sharelm.sharing import SoftTying
 
 TRANSPOSES = {
     ("attention", "value"): "key",
@@ -15,6 +19,9 @@ TRANSPOSES = {
 
 def reference_logits(weights, shape, sharing, tokens):
     """Logits [B, T, vocabulary]; `weights` is a state dict, or leaves to differentiate by."""
+    if sharing.soft.weight or sharing.soft.final_weight:
+        own = tuple(range(sharing.depth))
+        sharing = replace(sharing, attention=own, feed_forward=own, soft=SoftTying())
     hidden = weights["embedding"][tokens]
     if sharing.embedding.width:
         hidden = hidden @ weights["expansion"].T

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sharelm.errors import InputError
-from sharelm.sharing import KINDS, SCHEMES, Atoms, Embedding, LowRank, Sharing, build_sharing
+from sharelm.sharing import KINDS, SCHEMES, Atoms, Embedding, LowRank, Sharing, SoftTying, build_sharing
 from sharelm.sharing.checks import check_shape
 from tests.sharelm.models import SHAPE
 
@@ -138,6 +138,10 @@ COMPOSITIONS_REFUSED = [
     (PLAIN, {"norms": "per_depth"}, ["norms = 'per_depth'", "no block is read twice", "use 'shared'"]),
     (PLAIN, {"injection": "linear"}, ["injection = 'linear'", "no block is read twice", "use 'none'"]),
     (PLAIN, {"kv": "first"}, ["kv = 'first'", "every attention block is read once", "use 'exact'"]),
+    (PLAIN, {"soft": SoftTying(0.1)}, ["soft.weight = 0.1", "put no two depths together", "name a block twice"]),
+    (CYCLE, {"soft": SoftTying(-1.0)}, ["soft.weight = -1.0", "at least 0"]),
+    (CYCLE, {"soft": SoftTying(0.1), "low_rank": LowRank(2, 2)}, ["low_rank.attention = 2", "read once"]),
+    (CYCLE, {"soft": SoftTying(0.1), "kv": "first"}, ["kv = 'first'", "use 'exact'"]),
     (CYCLE, {"lanes": 0}, ["lanes = 0", "at least 1"]),
     (CYCLE, {"late": 1.0}, ["late = 1.0", "at least 0", "below 1"]),
     (PLAIN, {"late": 0.5}, ["late = 0.5", "use late = 0"]),
