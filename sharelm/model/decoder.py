@@ -193,7 +193,7 @@ class Decoder(nn.Module):
             hidden = hidden + self._touch()
         rotary = self._rotary(positions, hidden.dtype)
         if self.lanes is not None:
-            hidden = hidden[:, :, None].expand(-1, -1, self.sharing.lanes, -1)
+            hidden = hidden.repeat(self.sharing.lanes, 1, 1, 1)
         entered: Tensor | None = None  # what entered the first loop
         attention = self.sharing.schedule("attention")
         kept: dict[int, Seen] = {}  # keys and values of the first depth that reads each attention block
@@ -216,7 +216,7 @@ class Decoder(nn.Module):
                 kept[block] = seen
         if caches is not None:
             caches.end()
-        result: Tensor = self.final_norm(hidden if self.lanes is None else hidden.sum(dim=2))
+        result: Tensor = self.final_norm(hidden if self.lanes is None else hidden.sum(dim=0))
         return result
 
     def _touch(self) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 class Lanes(nn.Module):
     """How each sub-layer (place 0 attention, 1 feed-forward) of each depth reads, mixes and writes the lanes.
 
-    The connections belong to a depth, whatever block it reads: they are what can tell loops apart.
+    Lanes come first, so that reading and mixing them are matrix products that copy nothing. The connections belong to
+    a depth, whatever block it reads: they are what can tell loops apart.
     """
 
     def __init__(self, depth: int, lanes: int) -> None:
@@ -28,10 +29,10 @@ class Lanes(nn.Module):
         self.write.fill_(1)
 
     def enter(self, depth: int, place: int, hidden: Tensor) -> Tensor:
-        """What the sub-layer reads [B, T, width] of `hidden` [B, T, lanes, width]."""
-        return torch.einsum("btnd,n->btd", hidden, self.read[depth, place])
+        """What the sub-layer reads [B, T, width] of `hidden` [lanes, B, T, width]."""
+        return (self.read[depth, place][None] @ hidden.flatten(1)).view(hidden.shape[1:])
 
     def leave(self, depth: int, place: int, hidden: Tensor, change: Tensor) -> Tensor:
-        """The lanes [B, T, lanes, width] after the sub-layer added `change` [B, T, width]."""
-        mixed = torch.einsum("btnd,nm->btmd", hidden, self.mix[depth, place])
-        return mixed + change[:, :, None] * self.write[depth, place][:, None]
+        """The lanes [lanes, B, T, width] after the sub-layer added `change` [B, T, width]."""
+        mixed = (self.mix[depth, place].t() @ hidden.flatten(1)).view(hidden.shape)
+        return mixed + change * self.write[depth, place][:, None, None, None]

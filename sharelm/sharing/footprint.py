@@ -31,6 +31,8 @@ class Footprint:
     merge_flops_per_request: int
     kv_elements_per_token: int
     weights_read_per_decoded_token: int
+    activations_per_token: int  # elements kept for the backward pass, in eager mode with its fused attention
+    checkpointed_activations_per_token: int  # the same with activation checkpointing, one depth's own left out
     _body_flops: int  # of a forward pass, without scores, head and low-rank products
     _low_rank_flops: int
     _head_flops: int
@@ -101,6 +103,35 @@ class _Sum:
 def _lane_flops(shape: ModelShape, sharing: Sharing) -> int:
     """FLOPs of a token that one depth's two sub-layers spend on making their input of lanes and on mixing the lanes."""
     return 2 * 2 * (sharing.lanes + sharing.lanes**2) * shape.width if sharing.lanes > 1 else 0
+
+
+def _activations(shape: ModelShape, sharing: Sharing, recompute: bool) -> int:
+    """Elements that a token leaves for the backward pass, as PyTorch keeps them without compiling; dropout's masks and
+    merged matrices, which no token adds to, are left out.
+
+    A norm keeps what it reads, that divided by its size, the size, and what it gives; a product what it reads;
+    attention queries, keys, values, a log-sum a head, and its result (in two layouts where there are several heads).
+    """
+    width, queries, keys = shape.width, shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    norm = 3 * width + 1
+    lanes = sharing.lanes * width if sharing.lanes > 1 else 0
+    factorised = sharing.embedding.width or 0
+    kept = norm + shape.vocabulary + 2 * factorised  # final norm, loss, what the embedding's and head's factors read
+    own_keys = sharing.depths("attention", "key")
+    if recompute:
+        kept += sharing.depth * (sharing.lanes * width)
+        reused = set(own_keys) & set(sharing.looped_depths("attention")) if sharing.kv == "first" else set()
+        kept += 2 * keys * len(reused)
+    else:
+        gated = 4 if shape.activation == "swiglu" else 2
+        kept += sharing.depth * (
+            2 * norm + (5 if shape.heads > 1 else 4) * queries + 2 * shape.heads + gated * shape.feed_forward
+        )
+        kept += len(own_keys) * (4 * keys + shape.kv_heads)
+        kept += sharing.depth * 2 * (lanes + width) if lanes else 0
+    if sharing.injection == "linear":
+        kept += 2 * width * sharing.lanes * max(0, len(sharing.loop_starts) - 1)
+    return kept
 
 
 def _phases(shape: ModelShape, sharing: Sharing, forward: int, depthless: int) -> tuple[tuple[float, int], ...]:
@@ -177,6 +208,8 @@ def footprint(shape: ModelShape, sharing: Sharing) -> Footprint:
         + vectors
         + depth * connections
         + shape.width,
+        activations_per_token=_activations(shape, sharing, recompute=False),
+        checkpointed_activations_per_token=_activations(shape, sharing, recompute=True),
         _body_flops=body,
         _low_rank_flops=2 * sum(kind.low_rank for kind in kinds),
         _head_flops=2 * head,

@@ -1,8 +1,10 @@
 """Closed forms against the model that is built: parameters, FLOPs, caches, weights file."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,10 +13,11 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from sharelm.model import Decoder, load_model, save_weights
-from sharelm.sharing import KINDS, SCHEMES, footprint
+from sharelm.sharing import KINDS, SCHEMES, Atoms, LowRank, footprint
 from tests.sharelm.models import SHARINGS, compositions, fitting, random_tokens
 
 EVERY_SCHEME = pytest.mark.parametrize("scheme", SHARINGS)
@@ -113,6 +116,39 @@ def test_weights_read_and_held_by_a_decoding_step(drawn):
     known = set(stored) | {weight.matrix.untyped_storage().data_ptr() for depth in kinds for weight in depth.values()}
     read = sum(size for storage, size in reads.sizes if storage in known)
     assert read == expected.weights_read_per_decoded_token
+
+
+@settings(max_examples=40, deadline=None)
+@given(compositions(), st.booleans())
+def test_activations_kept_for_the_backward_pass(drawn, recompute):
+    shape, sharing = drawn
+    sharing = replace(sharing, low_rank=LowRank(), diagonal=(), atoms=Atoms())  # merged matrices are not per token
+    model = Decoder(shape, sharing, activation_checkpointing=recompute).initialise(0).train()
+    tokens, kept = random_tokens(3, shape.context + 1, shape), {}
+
+    def keep(tensor):
+        if tensor.is_floating_point():
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    def checkpointing(function, *arguments, **options):
+        for argument in pytree.tree_leaves(arguments):  # held until the part is run again
+            if isinstance(argument, torch.Tensor):
+                keep(argument)
+        return checkpoint(function, *arguments, **options)
+
+    with (
+        patch("sharelm.model.decoder.checkpoint", checkpointing),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        loss = model(tokens[:, :-1], tokens[:, 1:])
+    ours = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
+    elements = sum(storage.nbytes() // 4 for place, storage in kept.items() if place not in ours)
+    elements -= 2 * shape.head_width * shape.context + 1  # rotary angles and the loss's own weight
+    expected = footprint(shape, sharing)
+    per_token = expected.checkpointed_activations_per_token if recompute else expected.activations_per_token
+    assert elements == per_token * 3 * shape.context, (elements / 3 / shape.context, per_token)
+    assert loss.isfinite()
 
 
 class Reads(TorchDispatchMode):
