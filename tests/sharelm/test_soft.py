@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 import torch
 
 from sharelm.model import Decoder
+from sharelm.report import build
 from sharelm.sharing import SoftTying, build_sharing, footprint
 from sharelm.steps import Machine
 from sharelm.store import open_store
+from sharelm.store.schemas import TABLES
 from sharelm.study import trials
 from sharelm.study.load import study_from_tree
 from sharelm.training import soft
@@ -16,6 +19,7 @@ from sharelm.training.trial import train_trial
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.models import SHAPE, decoder
 from tests.sharelm.small import TREE, RandomCorpus
+from tests.sharelm.synthetic import headline_of, synthetic_tables
 
 SOFT = replace(build_sharing("prelude_core_coda", 5, prelude=1, core=1, coda=1), soft=SoftTying(0.5, 0.1))
 
@@ -67,6 +71,23 @@ def study():
     cycle = {"scheme": "cycle", "blocks": 2}
     variants = [{"name": f"soft-{weight}", **cycle, "soft": {"weight": weight}} for weight in (0.001, 30.0)]
     return study_from_tree({**TREE, "variant": variants}, "soft.toml")
+
+
+def test_the_report_has_a_chart_and_a_table_of_the_distances():
+    asked = study()
+    tables = synthetic_tables(asked)
+    silent = build(asked, tables, headline_of(asked, tables), {})
+    assert "How much sharing the data wants" not in silent.markdown + silent.html
+    names = {"trial": "soft-30.0.s0", "arm": "soft-30.0", "seed": 0}
+    rows = [
+        {**names, "kind": "attention", "block": depth % 2, "depth": depth, "matrix": "query", "distance": 0.125 + depth}
+        for depth in range(4)
+    ]
+    tables["distances"] = pa.Table.from_pylist(rows, schema=TABLES["distances"])
+    report = build(asked, tables, headline_of(asked, tables), {})
+    assert "soft-30.0: how far apart attention depths stay" in report.html
+    assert "block 1, depth 3" in report.html
+    assert "| soft-30.0.s0 | attention | 1 | 3 | query | 3.1250 |" in report.markdown
 
 
 def train(folder):
