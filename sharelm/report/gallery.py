@@ -110,7 +110,7 @@ def _cost_charts(summary: Summary) -> tuple[list[Chart], list[Chart]]:
             bars(
                 f"memory-{number}",
                 f"Memory while serving {workload}",
-                f"Peak bytes on {where}; sharing weights does not share the cache: every depth keeps its own unless kv says less.",
+                f"Peak bytes on {where}; sharing weights does not share the cache.",
                 split,
                 _MEMORY,
                 lambda value: si(value, "B"),
