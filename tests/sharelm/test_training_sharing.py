@@ -12,11 +12,18 @@ import torch.distributed as dist
 
 from sharelm.model import Decoder
 from sharelm.sharing import KINDS, Atoms, Embedding, LowRank, build_sharing, footprint
+from sharelm.steps import Machine
+from sharelm.store import open_store
+from sharelm.study import trials
+from sharelm.study.load import study_from_tree
 from sharelm.training import engine as engines
+from sharelm.training.order import step_rows
+from sharelm.training.rate import learning_rate
 from sharelm.training.regularise import scale_gradients
+from sharelm.training.trial import train_trial
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.models import SHAPE, SHARINGS, fitting, random_tokens
-from tests.sharelm.small import small_study
+from tests.sharelm.small import TREE, RandomCorpus, RandomRows, small_study
 
 CYCLE = build_sharing("cycle", 4, blocks=2)
 LATE = build_sharing("late_loop", 5, first=1, last=2)
@@ -92,6 +99,39 @@ def compare():
 
 def test_every_scheme_at_every_stage_equals_plain_torch():
     on_ranks(2, compare)
+
+
+def late_study():
+    return study_from_tree(
+        {**TREE, "variant": [{"name": "late", "scheme": "late_loop", "first": 1, "last": 1}]}, "late"
+    )
+
+
+def train_late(folder):
+    study = late_study()
+    machine = Machine("cpu", "fp32", "test")
+    train_trial(study, trials(study)[1], RandomCorpus(), "data", machine, open_store(folder), lambda *_: None)
+
+
+def test_a_trial_switches_its_late_loop_on_at_its_fraction(tmp_path):
+    on_ranks(1, train_late, str(tmp_path))
+    study, rows = late_study(), RandomRows()
+    trial, losses = trials(study)[1], []
+    model = Decoder(trial.arm.shape, trial.arm.sharing).initialise(trial.seed).train()
+    optimizer = engines.build_optimizer(model, study.training, torch.device("cpu"))
+    assert study.training.steps == 6
+    for step in range(6):
+        model.looping = step >= 3
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = learning_rate(study.training, step)
+        batch = torch.from_numpy(rows.batch(step_rows(len(rows), 8, trial.seed, step)))
+        loss = torch.nn.functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), study.training.gradient_clip)
+        optimizer.step()
+        losses.append(loss.item())
+    found = open_store(str(tmp_path)).read("steps", "small")["loss_nats"].to_pylist()
+    np.testing.assert_allclose(found, losses, atol=1e-5)
 
 
 def weigh(folder):
