@@ -36,9 +36,14 @@ app = typer.Typer(
 
 
 @app.command(rich_help_panel=ASK)
-def plan(study: StudyFile, store: OptionalStore = None, json: Json = False) -> None:
+def plan(
+    study: StudyFile,
+    store: OptionalStore = None,
+    draw: Annotated[bool, typer.Option("--draw", help="Draw which depth of each arm reads which block.")] = False,
+    json: Json = False,
+) -> None:
     """Show what a study would train, store and cost; spends nothing."""
-    from cluster.plan import plan_study, plan_text
+    from cluster.plan import drawings, plan_study, plan_text
     from cluster.show import print_json
     from sharelm.study import load_study
 
@@ -52,8 +57,23 @@ def plan(study: StudyFile, store: OptionalStore = None, json: Json = False) -> N
         print_json(planned)
         return
     print(plan_text(planned))
+    if draw:
+        print(f"\n{drawings(planned)}")
     if store is not None:
         print(f"\nAlready in {store}: {', '.join(planned['committed_trials']) or 'nothing of this study'}.")
+
+
+@app.command(rich_help_panel=ASK)
+def schemes(json: Json = False) -> None:
+    """List the named sharing schemes, with their sources and a drawing of each."""
+    from cluster.schemes import list_schemes, schemes_text
+    from cluster.show import print_json
+
+    found = list_schemes()
+    if json:
+        print_json(found)
+    else:
+        print(schemes_text(found))
 
 
 @app.command(rich_help_panel=ASK)

@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.show import bytes_text, columns, seconds_text
 from sharelm.sharing import Footprint
+from sharelm.sharing.drawing import degrees, draw
 from sharelm.study import Study, arms, comparisons, trials
 
 _ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
@@ -27,10 +28,19 @@ def _arm(study: Study, figures: Footprint) -> dict[str, Any]:
         "stored_parameters": figures.stored_parameters,
         "materialised_parameters": figures.materialised_parameters,
         "training_flops_per_token": figures.training_flops_per_token,
+        "training_phases": [
+            {"fraction": fraction, "flops_per_token": flops} for fraction, flops in figures.training_phases
+        ],
         "prefill_flops_per_token": round(figures.prefill_flops_per_token(context)),
         "decode_flops_per_token": figures.decode_flops_per_token(context),
         "kv_bytes_per_token": {p: figures.kv_bytes_per_token(_ELEMENT_BYTES[p]) for p in _precisions(study)},
-        "checkpoint_bytes": figures.checkpoint_bytes(),
+        "weight_bytes_read_per_decoded_token": {
+            p: figures.weight_bytes_read_per_decoded_token(_ELEMENT_BYTES[p]) for p in _precisions(study)
+        },
+        "checkpoint_bytes": {
+            p: figures.checkpoint_bytes(study.training.zero_stage, _ELEMENT_BYTES[p]) for p in _precisions(study)
+        },
+        "optimizer_bytes_per_worker": figures.optimizer_bytes(study.training.zero_stage, study.training.workers),
         "training_tokens": tokens,
         "estimated_training_hours": seconds / study.training.workers / 3600,
         "estimated_training_cost": seconds / 3600 * cost.price_per_hour,
@@ -47,8 +57,10 @@ def plan_study(study: Study) -> dict[str, Any]:
         arm.name: {
             "arm": arm.name,
             "role": arm.role,
-            "attention_schedule": list(arm.sharing.attention),
-            "feed_forward_schedule": list(arm.sharing.feed_forward),
+            "attention_schedule": list(arm.sharing.schedule("attention")),
+            "feed_forward_schedule": list(arm.sharing.schedule("feed_forward")),
+            "degrees": degrees(arm.sharing),
+            "drawing": draw(arm.sharing),
             "feed_forward": arm.shape.feed_forward,
             **_arm(study, arm.footprint),
         }
@@ -102,7 +114,13 @@ def _settings(part: str, value: Any) -> list[str]:
 
 def _schedules(arm: dict[str, Any]) -> str:
     attention, feed_forward = (" ".join(map(str, arm[f"{kind}_schedule"])) for kind in ("attention", "feed_forward"))
-    return attention if attention == feed_forward else f"{attention} | {feed_forward}"
+    both = attention if attention == feed_forward else f"{attention} | {feed_forward}"
+    return f"{both} *" if arm["degrees"] else both
+
+
+def drawings(plan: dict[str, Any]) -> str:
+    """Which depth of each arm reads which block."""
+    return "\n\n".join(f"{arm['arm']}\n\n{textwrap.indent(arm['drawing'], '    ')}" for arm in plan["arms"])
 
 
 def plan_text(plan: dict[str, Any]) -> str:
@@ -117,7 +135,7 @@ def plan_text(plan: dict[str, Any]) -> str:
             str(arm["feed_forward"]),
             arm["stored_parameters"],
             arm["materialised_parameters"],
-            bytes_text(arm["checkpoint_bytes"]),
+            " / ".join(f"{bytes_text(size)} {precision}" for precision, size in arm["checkpoint_bytes"].items()),
             " / ".join(f"{count:,} {precision}" for precision, count in arm["kv_bytes_per_token"].items()),
         )
         for arm in plan["arms"]
@@ -150,6 +168,7 @@ def plan_text(plan: dict[str, Any]) -> str:
                 work_rows,
                 ("arm", "training FLOPs/token", "prefill", "decode", "tokens", "one seed's training", "and its cost"),
             ),
+            *(f"* {arm['arm']}: {'; '.join(arm['degrees'])}" for arm in plan["arms"] if arm["degrees"]),
             columns(pair_rows, ("variant", "equal on", "meets twin", "target", "reached", "error")),
             "Every arm shares:\n" + "\n".join(shared),
             f"Estimate: {seconds_text(total['estimated_training_hours'] * 3600)} of training for all trials, "

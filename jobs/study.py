@@ -184,6 +184,7 @@ class Driver:
         steps = {
             "trials": self.work.trials.keys(),
             "steps": self.work.trials.keys(),
+            "distances": self.work.trials.keys(),
             "scores": self.work.scores.keys(),
             "costs": self.work.costs.keys(),
         }

@@ -1,7 +1,8 @@
-"""The two kinds of stored block. Each carries its own input norm and returns what is added to the residual stream.
+"""The two kinds of sub-layer, as functions of their matrices and norms, and what a stored block registers.
 
-The block is the one of Qwen3 (arXiv 2505.09388): RMSNorm, grouped-query attention with a norm on every head's
-query and key, rotary positions, SwiGLU, no biases.
+The sub-layers are those of Qwen3 (arXiv 2505.09388): RMSNorm, grouped-query attention with a norm on every head's
+query and key, rotary positions, SwiGLU (2002.05202) or GELU (1606.08415), no biases. Each returns what is added to the
+residual stream.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharelm.model.caches import Extend
-from sharelm.sharing import ModelShape
+from sharelm.model.caches import Extend, Seen
+from sharelm.model.recipes import Weights
+from sharelm.sharing import ModelShape, Sharing
+from sharelm.sharing.shape import Kind
 
 NORM_EPSILON = 1e-6
 
@@ -40,51 +43,71 @@ class Linear(nn.Linear):
         """Nothing: drawing twice would cost a large model seconds at every load."""
 
 
-class AttentionBlock(nn.Module):
-    """Causal grouped-query attention over [B, T, width]."""
+class Block(nn.Module):
+    """What is registered of one block: its gains (norms by name), and its matrices by name; either may be elsewhere."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    norm: nn.RMSNorm
+    query_norm: nn.RMSNorm
+    key_norm: nn.RMSNorm
+
+    def __init__(self, gains: dict[str, int], matrices: dict[str, tuple[int, int]]) -> None:
         super().__init__()
-        self.head_width = shape.head_width
-        queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-        self.norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
-        self.query = Linear(shape.width, queries)
-        self.key = Linear(shape.width, keys)
-        self.value = Linear(shape.width, keys)
-        self.query_norm = nn.RMSNorm(shape.head_width, eps=NORM_EPSILON)
-        self.key_norm = nn.RMSNorm(shape.head_width, eps=NORM_EPSILON)
-        self.output = Linear(queries, shape.width)
-
-    def _heads(self, flat: Tensor) -> Tensor:
-        return flat.view(*flat.shape[:2], -1, self.head_width).transpose(1, 2)
-
-    def forward(self, hidden: Tensor, rotary: Tensor, extend: Extend | None = None) -> Tensor:
-        """What this block adds to `hidden`; `extend` adds a cache's earlier keys and values."""
-        normed = self.norm(hidden)
-        query = rotate(self.query_norm(self._heads(self.query(normed))), rotary)
-        key = rotate(self.key_norm(self._heads(self.key(normed))), rotary)
-        value = self._heads(self.value(normed))
-        mask = None
-        if extend is not None:
-            key, value, mask = extend(key, value)
-        causal = mask is None and query.shape[2] > 1
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=True)
-        result: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
-        return result
+        for name, width in gains.items():
+            setattr(self, name, nn.RMSNorm(width, eps=NORM_EPSILON))
+        for name, (outputs, inputs) in matrices.items():
+            setattr(self, name, Linear(inputs, outputs))
 
 
-class FeedForwardBlock(nn.Module):
-    """SwiGLU over [B, T, width] (arXiv 2002.05202)."""
+def stored_blocks(shape: ModelShape, sharing: Sharing, kind: Kind) -> nn.ModuleList:
+    """The stored blocks of a kind: tied matrices are not stored, and gains of each depth are stored elsewhere."""
+    gains = {} if sharing.own_gains(kind) else shape.gains(kind)
+    matrices = {name: size for name, size in shape.matrices(kind).items() if name not in sharing.tied(kind)}
+    return nn.ModuleList(Block(gains, matrices) for _ in range(sharing.blocks(kind)))
 
-    def __init__(self, shape: ModelShape) -> None:
-        super().__init__()
-        self.norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
-        self.gate = Linear(shape.width, shape.feed_forward)
-        self.up = Linear(shape.width, shape.feed_forward)
-        self.down = Linear(shape.feed_forward, shape.width)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """What this block adds to `hidden`."""
-        normed = self.norm(hidden)
-        result: Tensor = self.down(F.silu(self.gate(normed)) * self.up(normed))
-        return result
+def own_gains(shape: ModelShape, sharing: Sharing, kind: Kind) -> nn.ModuleList:
+    """The gains of every depth, where depths have their own; nothing where they do not."""
+    if not sharing.own_gains(kind):
+        return nn.ModuleList()
+    applied = [
+        {name: width for name, width in shape.gains(kind).items() if depth in sharing.depths(kind, name)}
+        for depth in range(sharing.depth)
+    ]
+    return nn.ModuleList(Block(gains, {}) for gains in applied)
+
+
+def attend(
+    hidden: Tensor,
+    gains: Block,
+    weights: Weights,
+    rotary: Tensor,
+    head_width: int,
+    extend: Extend | None,
+    seen: Seen,
+) -> tuple[Tensor, Seen]:
+    """What causal grouped-query attention adds to `hidden` [B, T, width], and the keys and values it looked at.
+
+    `extend` adds a cache's earlier keys and values; `seen` gives those of an earlier depth, used in place of own ones.
+    """
+
+    def heads(flat: Tensor) -> Tensor:
+        return flat.view(*flat.shape[:2], -1, head_width).transpose(1, 2)
+
+    normed = gains.norm(hidden)
+    query = rotate(gains.query_norm(heads(weights["query"](normed))), rotary)
+    if seen is None:
+        key = rotate(gains.key_norm(heads(weights["key"](normed))), rotary)
+        value = heads(weights["value"](normed))
+        seen = (key, value, None) if extend is None else extend(key, value)
+    key, value, mask = seen
+    causal = mask is None and query.shape[2] > 1
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=True)
+    return weights["output"](mixed.transpose(1, 2).flatten(2)), seen
+
+
+def feed_forward(hidden: Tensor, gains: Block, weights: Weights) -> Tensor:
+    """What the feed-forward sub-layer adds to `hidden` [B, T, width]."""
+    normed = gains.norm(hidden)
+    if "gate" in weights:
+        return weights["down"](F.silu(weights["gate"](normed)) * weights["up"](normed))
+    return weights["down"](F.gelu(weights["up"](normed)))

@@ -1,4 +1,4 @@
-"""Key-value caches: one a depth, for a looped block is called with other inputs in every loop.
+"""Key-value caches: one a depth, for a looped block is called with other inputs in every loop, unless loops share one.
 
 Rows may hold different numbers of tokens. A batch of uneven prompts is padded on the right: causal attention
 never looks at the padding, `keep` forgets it, and what is decoded next is written over it.
@@ -12,24 +12,31 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sharelm.model.recipes import Weights
 from sharelm.sharing import ModelShape
 
+Seen = tuple[Tensor, Tensor, Tensor | None] | None  # keys, values and the mask they need; None: not computed yet
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 
 
 class Caches:
-    """Preallocated keys and values [depth, B, kv_heads, capacity, head_width] of a batch of rows."""
+    """Preallocated keys and values [slots, B, kv_heads, capacity, head_width] of a batch of rows.
+
+    `slots` says which of them each depth uses.
+    """
 
     def __init__(
         self,
         shape: ModelShape,
-        depth: int,
+        slots: tuple[int, ...],
         batch: int,
         capacity: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        size = (depth, batch, shape.kv_heads, capacity, shape.head_width)
+        self.slots = slots
+        self.weights: dict[str, list[Weights]] | None = None  # what the model made for its first pass over them
+        size = (max(slots) + 1, batch, shape.kv_heads, capacity, shape.head_width)
         self.keys = torch.zeros(size, device=device, dtype=dtype)
         self.values = torch.zeros(size, device=device, dtype=dtype)
         self.device = self.keys.device
@@ -69,11 +76,11 @@ class Caches:
 
     def at(self, depth: int) -> Extend:
         """How one depth stores its new keys and values and sees all of them."""
-        return partial(self._extend, depth)
+        return partial(self._extend, self.slots[depth])
 
-    def _extend(self, depth: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _extend(self, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Store new keys and values [B, kv_heads, T, head_width]; returns all, and a mask where one is needed."""
-        keys, values = self.keys[depth], self.values[depth]
+        keys, values = self.keys[slot], self.values[slot]
         used = max(self.lengths) + self._new
         if len(self._positions) == 1:
             keys[:, :, self.lengths[0] : used] = key

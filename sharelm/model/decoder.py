@@ -1,4 +1,4 @@
-"""The decoder that a shape and a sharing make. It reads the schedules and knows no scheme by name."""
+"""The decoder that a shape and a sharing make. It reads the value and knows no scheme by name."""
 
 from __future__ import annotations
 
@@ -9,28 +9,60 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sharelm.model.blocks import NORM_EPSILON, AttentionBlock, FeedForwardBlock, rotary_table
-from sharelm.model.caches import Caches, Extend
-from sharelm.sharing import ModelShape, Sharing
+from sharelm.model.blocks import NORM_EPSILON, Block, attend, feed_forward, own_gains, rotary_table, stored_blocks
+from sharelm.model.caches import Caches, Extend, Seen
+from sharelm.model.lanes import Lanes
+from sharelm.model.recipes import Recipes, Weights
+from sharelm.sharing import KINDS, ModelShape, Sharing
+from sharelm.sharing.checks import check_shape
 
 INITIAL_DEVIATION = 0.02
 
 
 class Decoder(nn.Module):
-    """A language model whose depths read stored blocks by schedule.
+    """A language model whose depths read stored blocks by schedule, and deltas of their own.
 
-    Each stored block is registered once, however many depths read it. The output head is the token embedding.
+    Each stored parameter is registered once, however many depths read it. Raises `InputError` where the shape cannot
+    build the sharing. `looping` is False while a late loop has not switched on. In training `dropout` (1207.0580, of
+    what each sub-layer adds) and `stochastic_depth` (1603.09382: whole sub-layers of a sequence, rising linearly to
+    this rate at the last depth) draw from torch's generator; a dropped sub-layer is computed and masked, so that every
+    parameter is touched in every step.
     """
 
-    def __init__(self, shape: ModelShape, sharing: Sharing, *, activation_checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        sharing: Sharing,
+        *,
+        activation_checkpointing: bool = False,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+    ) -> None:
         super().__init__()
+        check_shape(shape, sharing)
+        self.looping = True
+        self.dropout = dropout
+        self.stochastic_depth = stochastic_depth
         self.shape = shape
         self.sharing = sharing
         self.activation_checkpointing = activation_checkpointing
-        self.embedding = nn.Parameter(torch.empty(shape.vocabulary, shape.width))
-        self.attention_blocks = nn.ModuleList(AttentionBlock(shape) for _ in range(sharing.attention_blocks))
-        self.feed_forward_blocks = nn.ModuleList(FeedForwardBlock(shape) for _ in range(sharing.feed_forward_blocks))
+        width = sharing.embedding_width(shape)
+        self.embedding = nn.Parameter(torch.empty(shape.vocabulary, width))
+        self.attention_blocks = stored_blocks(shape, sharing, "attention")
+        self.feed_forward_blocks = stored_blocks(shape, sharing, "feed_forward")
         self.final_norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
+        self.attention_recipes = Recipes(shape, sharing, "attention")
+        self.feed_forward_recipes = Recipes(shape, sharing, "feed_forward")
+        self.attention_gains = own_gains(shape, sharing, "attention")
+        self.feed_forward_gains = own_gains(shape, sharing, "feed_forward")
+        self.expansion = _matrix(shape.width, width, sharing.embedding.width is not None)
+        untied = sharing.embedding.head == "untied"
+        self.head_embedding = _matrix(shape.vocabulary, width, untied)
+        self.head_expansion = _matrix(shape.width, width, untied and self.expansion is not None)
+        self.depth_embedding = _matrix(sharing.depth, shape.width, sharing.depth_embedding)
+        self.injection = _matrix(shape.width, 2 * shape.width, sharing.injection == "linear")
+        self.lanes = Lanes(sharing.depth, sharing.lanes) if sharing.lanes > 1 else None
+        self._loop_starts = frozenset(sharing.loop_starts if sharing.injection != "none" else ())
         self._rotary_table: Tensor | None = None  # no buffer: a buffer would be rounded to bf16 with the weights
 
     @property
@@ -42,23 +74,54 @@ class Decoder(nn.Module):
         """Draw every weight from `seed` and the weight's name alone; returns the model.
 
         Drawn on the CPU in fp32, so that every device starts the same, and so do the blocks that two arms both
-        have. Matrices are N(0, 0.02); those that write to the residual stream are divided by sqrt(2 x depth).
+        have. Matrices are N(0, 0.02); those that write to the residual stream are divided by sqrt(2 x depth). Deltas
+        start as `Sharing` says, depth embeddings at zero, a linear injection as the additive one, lanes as one stream.
         """
-        for name, parameter in self.named_parameters():
-            if parameter.dim() == 1:
-                nn.init.ones_(parameter)
-                continue
+
+        def draw(name: str, size: tuple[int, ...]) -> Tensor:
             digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
             writes = name.endswith(("output.weight", "down.weight"))
             deviation = INITIAL_DEVIATION / (2 * self.sharing.depth) ** 0.5 if writes else INITIAL_DEVIATION
-            with torch.no_grad():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+            if name.endswith("expansion"):
+                deviation = size[1] ** -0.5  # what it makes of an embedding is as long as the embedding
+            return torch.randn(size, generator=generator) * deviation
+
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.dim() == 1:
+                    parameter.fill_(1)
+                else:
+                    parameter.copy_(draw(name, tuple(parameter.shape)))
+            self.attention_recipes.start(self.attention_blocks, draw)
+            self.feed_forward_recipes.start(self.feed_forward_blocks, draw)
+            if self.lanes is not None:
+                self.lanes.start()
+            if self.depth_embedding is not None:
+                self.depth_embedding.zero_()
+            if self.injection is not None:
+                self.injection.copy_(torch.eye(self.shape.width).repeat(1, 2))
         return self
+
+    def decayed(self) -> list[nn.Parameter]:
+        """What weight decay pulls to zero: matrices and low-rank factors, each stored one once.
+
+        Gains, diagonals, coefficients, depth embeddings, the injection and lanes' connections, whose neutral value is
+        not zero or which are no matrices, are left alone.
+        """
+        spared = (".diagonal.", ".coefficients.", "depth_embedding", "injection", "lanes.")
+        return [p for name, p in self.named_parameters() if p.dim() > 1 and not any(part in name for part in spared)]
 
     def caches(self, batch: int, capacity: int) -> Caches:
         """Empty caches for `batch` rows of up to `capacity` tokens, on this model's device, in its precision."""
-        return Caches(self.shape, self.sharing.depth, batch, capacity, self.device, self.embedding.dtype)
+        return Caches(self.shape, self.sharing.cache_slots, batch, capacity, self.device, self.embedding.dtype)
+
+    def weights(self, merged: bool = True) -> dict[str, list[Weights]]:
+        """The matrices of every depth by kind and name, made once for a pass."""
+        return {
+            "attention": self.attention_recipes.weights(self.attention_blocks, merged),
+            "feed_forward": self.feed_forward_recipes.weights(self.feed_forward_blocks, merged),
+        }
 
     def _rotary(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
         if self._rotary_table is None or self._rotary_table.device != positions.device:
@@ -66,34 +129,119 @@ class Decoder(nn.Module):
                 self._rotary_table = rotary_table(self.shape, positions.device)
         return self._rotary_table[:, positions][:, :, None].to(dtype)
 
-    def _depth(self, depth: int, hidden: Tensor, rotary: Tensor, extend: Extend | None = None) -> Tensor:
-        hidden = hidden + self.attention_blocks[self.sharing.attention[depth]](hidden, rotary, extend)
-        result: Tensor = hidden + self.feed_forward_blocks[self.sharing.feed_forward[depth]](hidden)
-        return result
+    def _gains(self, kind: str, depth: int) -> Block:
+        own = getattr(self, f"{kind}_gains")
+        block: Block = own[depth] if own else getattr(self, f"{kind}_blocks")[self.sharing.schedule(kind)[depth]]
+        return block
+
+    def _depth(
+        self,
+        depth: int,
+        hidden: Tensor,
+        rotary: Tensor,
+        weights: dict[str, list[Weights]],
+        seen: Seen = None,
+        extend: Extend | None = None,
+    ) -> tuple[Tensor, Seen]:
+        gains, matrices = self._gains("attention", depth), weights["attention"][depth]
+        change, seen = attend(
+            self._enter(depth, 0, hidden), gains, matrices, rotary, self.shape.head_width, extend, seen
+        )
+        hidden = self._leave(depth, 0, hidden, change)
+        gains, matrices = self._gains("feed_forward", depth), weights["feed_forward"][depth]
+        change = feed_forward(self._enter(depth, 1, hidden), gains, matrices)
+        return self._leave(depth, 1, hidden, change), seen
+
+    def _enter(self, depth: int, place: int, hidden: Tensor) -> Tensor:
+        return hidden if self.lanes is None else self.lanes.enter(depth, place, hidden)
+
+    def _leave(self, depth: int, place: int, hidden: Tensor, change: Tensor) -> Tensor:
+        change = self._dropped(change, depth)
+        return hidden + change if self.lanes is None else self.lanes.leave(depth, place, hidden, change)
+
+    def _dropped(self, change: Tensor, depth: int) -> Tensor:
+        if not self.training:
+            return change
+        if self.dropout:
+            change = F.dropout(change, self.dropout)
+        if self.stochastic_depth:
+            kept = 1 - self.stochastic_depth * (depth + 1) / self.sharing.depth
+            change = change * torch.empty_like(change[:, :1, :1]).bernoulli_(kept) / kept
+        return change
 
     def hidden(self, tokens: Tensor, caches: Caches | None = None) -> Tensor:
-        """Final hidden states [B, T, width] of `tokens` [B, T], which follow what the caches hold."""
+        """Final hidden states [B, T, width] of `tokens` [B, T], which follow what the caches hold.
+
+        A model whose loops reuse the last loop's keys and values reads token by token when it is not training: no
+        other order has them.
+        """
+        if caches is None and self.sharing.kv == "last" and not self.training:
+            caches = self.caches(*tokens.shape)
+            return torch.cat(
+                [self.hidden(token, caches) for token in tokens.tensor_split(tokens.shape[1], dim=1)], dim=1
+            )
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         if caches is not None:
             positions = caches.begin(tokens.shape[1])
+            caches.weights = weights = caches.weights or self.weights(merged=False)
+        else:
+            weights = self.weights()
         hidden = F.embedding(tokens, self.embedding)
+        if self.expansion is not None:
+            hidden = F.linear(hidden, self.expansion)
+        if not self.looping and torch.is_grad_enabled():
+            hidden = hidden + self._touch()
         rotary = self._rotary(positions, hidden.dtype)
-        for depth in range(self.sharing.depth):
+        if self.lanes is not None:
+            hidden = hidden.repeat(self.sharing.lanes, 1, 1, 1)
+        entered: Tensor | None = None  # what entered the first loop
+        attention = self.sharing.schedule("attention")
+        kept: dict[int, Seen] = {}  # keys and values of the first depth that reads each attention block
+        for depth in range(self.sharing.depth) if self.looping else self.sharing.plain_depths:
+            if depth in self._loop_starts:
+                hidden, entered = (hidden, hidden) if entered is None else (self._inject(hidden, entered), entered)
+            if self.depth_embedding is not None:
+                hidden = hidden + self.depth_embedding[depth]
+            block = attention[depth]
+            arguments = (depth, hidden, rotary, weights, kept.get(block))
             if caches is not None:
-                hidden = self._depth(depth, hidden, rotary, caches.at(depth))
+                hidden, seen = self._depth(*arguments, caches.at(depth))
             elif self.activation_checkpointing and torch.is_grad_enabled():
                 # re-entrant checkpointing crashes DeepSpeed when one block is used several times
-                hidden = checkpoint(self._depth, depth, hidden, rotary, use_reentrant=False, preserve_rng_state=False)
+                draws = bool(self.dropout or self.stochastic_depth)
+                hidden, seen = checkpoint(self._depth, *arguments, use_reentrant=False, preserve_rng_state=draws)
             else:
-                hidden = self._depth(depth, hidden, rotary)
+                hidden, seen = self._depth(*arguments)
+            if self.sharing.kv == "first":
+                kept[block] = seen
         if caches is not None:
             caches.end()
-        result: Tensor = self.final_norm(hidden)
+        result: Tensor = self.final_norm(hidden if self.lanes is None else hidden.sum(dim=0))
         return result
+
+    def _touch(self) -> Tensor:
+        """Zero, computed from what waits for the loop: optimizers differ in what they do with no gradient at all."""
+        waiting = [self.injection] if self.injection is not None else []
+        for kind in KINDS:
+            own = getattr(self, f"{kind}_gains")
+            for depth in set(range(len(own))) - set(self.sharing.plain_depths):
+                waiting += own[depth].parameters()
+        return sum((0 * parameter.sum() for parameter in waiting), torch.zeros((), device=self.device)).to(
+            self.embedding.dtype
+        )
+
+    def _inject(self, hidden: Tensor, entered: Tensor) -> Tensor:
+        if self.injection is None:
+            return hidden + entered
+        return F.linear(torch.cat((hidden, entered), dim=-1), self.injection)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., width]."""
-        return F.linear(hidden, self.embedding)
+        tied = self.head_embedding is None
+        expansion = self.expansion if tied else self.head_expansion
+        if expansion is not None:
+            hidden = F.linear(hidden, expansion.t())
+        return F.linear(hidden, self.embedding if self.head_embedding is None else self.head_embedding)
 
     def forward(
         self,
@@ -111,3 +259,7 @@ class Decoder(nn.Module):
         if targets is None:
             return logits
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+
+def _matrix(outputs: int, inputs: int, asked: bool) -> nn.Parameter | None:
+    return nn.Parameter(torch.empty(outputs, inputs)) if asked else None

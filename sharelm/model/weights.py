@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -45,7 +46,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", precision: 
     try:
         described = json.loads(metadata[HEADER])
         shape = ModelShape(**described["shape"])
-        sharing = Sharing(**{kind: tuple(schedule) for kind, schedule in described["sharing"].items()})
+        sharing = TypeAdapter(Sharing).validate_python(described["sharing"])
         with torch.device("meta"):
             model = Decoder(shape, sharing)
         model.load_state_dict({name: tensor.to(dtype or tensor.dtype) for name, tensor in tensors.items()}, assign=True)

@@ -19,6 +19,7 @@ from sharelm.report.caveats import AXIS_TOLERANCE, axis_words, caveats, scope
 from sharelm.report.gallery import ALL, LOSS, METRICS, draw
 from sharelm.report.settings import compare_settings, to_toml
 from sharelm.report.summary import ArmFigures, Row, Summary, summarise
+from sharelm.sharing.drawing import degrees
 from sharelm.study import Arm, Study
 from sharelm.study.tree import STAGES
 
@@ -114,9 +115,10 @@ def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def schedules(arm: Arm) -> str:
-    """Which stored block each depth reads: once where attention and feed-forward agree."""
+    """Which stored block each depth reads, once where attention and feed-forward agree; then the degrees."""
     attention, feed_forward = (" ".join(map(str, s)) for s in (arm.sharing.attention, arm.sharing.feed_forward))
-    return attention if attention == feed_forward else f"attention {attention}; feed-forward {feed_forward}"
+    read = attention if attention == feed_forward else f"attention {attention}; feed-forward {feed_forward}"
+    return "; ".join([read, *degrees(arm.sharing)])
 
 
 def _worst(outcomes: list[str]) -> str:
@@ -170,8 +172,8 @@ def _arm_json(figures: ArmFigures) -> dict[str, Any]:
     return {
         "arm": arm.name,
         "role": arm.role,
-        "attention_schedule": list(arm.sharing.attention),
-        "feed_forward_schedule": list(arm.sharing.feed_forward),
+        "attention_schedule": list(arm.sharing.schedule("attention")),
+        "feed_forward_schedule": list(arm.sharing.schedule("feed_forward")),
         "stored_parameters": size.stored_parameters,
         "materialised_parameters": size.materialised_parameters,
         "training_flops_per_token": size.training_flops_per_token,
@@ -230,7 +232,7 @@ def _environment() -> jinja2.Environment:
 
 
 def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], facts: Mapping[str, Any]) -> Report:
-    """The report of a study from its six tables (`sharelm.store.schemas`).
+    """The report of a study from its tables (`sharelm.store.schemas`).
 
     `headline` are the verdict's lines. `facts` is a tree of what the tables do not hold; every entry is optional
     and shown by its name, whose ending gives the unit (`_seconds`, `_bytes`, `_share`). Three names mean more:

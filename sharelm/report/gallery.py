@@ -21,7 +21,7 @@ from sharelm.report.charts import (
     storage,
 )
 from sharelm.report.drawing import Chart
-from sharelm.report.numbers import brief, si
+from sharelm.report.numbers import brief, si, significant
 from sharelm.report.summary import Row, Summary
 
 LOSS = "loss_nats_per_token"
@@ -45,6 +45,7 @@ class Gallery:
     curves: list[Chart]
     memory: list[Chart]
     money: list[Chart]
+    distances: list[Chart]
 
 
 def _forest(key: str, title: str, rows: list[Row]) -> Chart:
@@ -109,7 +110,7 @@ def _cost_charts(summary: Summary) -> tuple[list[Chart], list[Chart]]:
             bars(
                 f"memory-{number}",
                 f"Memory while serving {workload}",
-                f"Peak bytes on {where}; the cache is not shared: every depth keeps its own.",
+                f"Peak bytes on {where}; sharing weights does not share the cache.",
                 split,
                 _MEMORY,
                 lambda value: si(value, "B"),
@@ -149,6 +150,27 @@ def _storage(summary: Summary) -> Chart | None:
     return storage("storage", "Stored bytes against held-out loss", caption, points)
 
 
+def _distances(summary: Summary) -> list[Chart]:
+    """One chart a softly tied arm and kind: each depth's distance, the mean over its matrices and seeds."""
+    groups: dict[tuple[str, str], dict[tuple[int, int], list[float]]] = {}
+    for row in summary.distances:
+        depths = groups.setdefault((row["arm"], row["kind"]), {})
+        depths.setdefault((row["block"], row["depth"]), []).append(row["distance"])
+    return [
+        bars(
+            f"distance-{number}",
+            f"{arm}: how far apart {kind.replace('_', '-')} depths stay",
+            "Distance from the mean of the depths that the schedule puts together, over the size of the matrix: 0 is "
+            "shared, about 0.7 two independent draws.",
+            [Bar(f"block {block}, depth {depth}", [sum(v) / len(v)]) for (block, depth), v in sorted(depths.items())],
+            [("distance", VARIANT, "")],
+            significant,
+            "relative distance",
+        )
+        for number, ((arm, kind), depths) in enumerate(groups.items())
+    ]
+
+
 def draw(summary: Summary) -> Gallery:
     """Every chart of the page."""
     losses, tasks = {}, {}
@@ -159,4 +181,4 @@ def draw(summary: Summary) -> Gallery:
             losses[axis] = _forest(f"loss-{axis}", f"Loss at {axis_words(axis)}", main)
         tasks[axis] = _task_charts(axis, [row for row in rows if row not in main])
     memory, price = _cost_charts(summary)
-    return Gallery(losses, tasks, _storage(summary), _curves(summary), memory, price)
+    return Gallery(losses, tasks, _storage(summary), _curves(summary), memory, price, _distances(summary))

@@ -76,6 +76,7 @@ class Summary:
     comparisons: list[Row]
     pairs: list[Row]  # each variant with its twin on an axis, and how well they are matched
     curves: dict[str, LossCurve]
+    distances: list[Row]  # how far apart softly tied depths ended up
     missing: list[str]  # trials of the study that have no row
 
 
@@ -174,5 +175,6 @@ def summarise(study: Study, tables: Mapping[str, pa.Table]) -> Summary:
         comparisons=sorted(tables["comparisons"].to_pylist(), key=place),
         pairs=pairs,
         curves=loss_curves(tables["steps"]),
+        distances=tables["distances"].to_pylist() if "distances" in tables else [],
         missing=[trial.name for trial in trials(study) if trial.name not in present],
     )

@@ -1,10 +1,26 @@
-"""Which depth reads which weights: schedules, their constructors and closed-form footprints.
+"""Which depth reads which weights: schedules, degrees, their constructors and closed-form footprints.
 
 Sharing is data. A model of depth N reads, at each depth, one stored attention block and one stored
-feed-forward block; two index lists (the *schedules*) say which. Nothing here imports a framework.
+feed-forward block; two index lists (the *schedules*) say which, and *degrees* (low-rank deltas, atoms, ties, ...) say
+how far. Nothing here imports a framework.
 """
 
-from sharelm.sharing.footprint import Footprint, ModelShape, footprint
-from sharelm.sharing.schedules import SCHEMES, Sharing, build_sharing
+from sharelm.sharing.degrees import Atoms, Embedding, LowRank, SoftTying
+from sharelm.sharing.footprint import Footprint, footprint
+from sharelm.sharing.schemes import SCHEMES, build_sharing
+from sharelm.sharing.shape import KINDS, ModelShape
+from sharelm.sharing.value import Sharing
 
-__all__ = ["SCHEMES", "Footprint", "ModelShape", "Sharing", "build_sharing", "footprint"]
+__all__ = [
+    "KINDS",
+    "SCHEMES",
+    "Atoms",
+    "Embedding",
+    "Footprint",
+    "LowRank",
+    "ModelShape",
+    "Sharing",
+    "SoftTying",
+    "build_sharing",
+    "footprint",
+]

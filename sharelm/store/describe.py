@@ -7,6 +7,7 @@ from sharelm.store.schemas import PARTITIONS, SCHEMA_VERSION, TABLES
 _ROW_OF = {
     "trials": "one training run of one arm with one seed",
     "steps": "one optimizer step of one trial",
+    "distances": "one matrix of one depth of a softly tied trial, when it is trained",
     "scores": "one scored item of one trial",
     "costs": "one measured workload of one trial",
     "comparisons": "a variant beside one of its twins, on one task and domain",
@@ -18,7 +19,7 @@ _HEAD = """\
 
 <!-- Written by `python -m sharelm.store.describe > docs/tables.md`; a test fails when it is out of date. -->
 
-What a study finds lies in six Arrow tables, schema version {version}, as zstd Parquet in the store: a local folder or
+What a study finds lies in seven Arrow tables, schema version {version}, as zstd Parquet in the store: a local folder or
 `s3://bucket/prefix`. Units stand in the names of the columns. `--store` says where; below it the keys are
 
     <table>/study=<name>/step=<digest>/manifest.json

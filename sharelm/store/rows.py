@@ -1,4 +1,4 @@
-"""Rows of the six tables to Parquet and back, in exactly the table's schema."""
+"""Rows of the tables to Parquet and back, in exactly the table's schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The six tables: one Arrow schema each, units in the names, a version that readers check.
+"""The tables: one Arrow schema each, units in the names, a version that readers check.
 
 `study` and `step` are hive partitions and so stand in the path, not in the files. `docs/tables.md` is written
 from the field metadata here.
@@ -67,6 +67,16 @@ TABLES: dict[str, pa.Schema] = {
             _field("learning_rate", pa.float64(), "learning rate of the step"),
             _field("gradient_norm", pa.float64(), "global gradient norm before clipping"),
             _field("tokens_per_second", pa.float64(), "tokens of the step over its wall time"),
+        ]
+    ),
+    "distances": pa.schema(
+        [
+            *_TRIAL,
+            _field("kind", pa.string(), "attention or feed_forward"),
+            _field("block", pa.int32(), "the block that the schedule would let these depths share"),
+            _field("depth", pa.int32(), "the depth"),
+            _field("matrix", pa.string(), "query, key, value, output, gate, up or down"),
+            _field("distance", pa.float64(), "from the group's mean, over its root mean square norm; 0 is shared"),
         ]
     ),
     "scores": pa.schema(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from sharelm.errors import InputError
 from sharelm.study.tree import Study
+
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # of a part of the tree, of a dataclass in it
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -21,20 +24,24 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
 
 
-def _model_at(path: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The part of the tree that owns the last key of this path."""
-    model: type[BaseModel] = Study
+def _fields_at(path: tuple[int | str, ...]) -> dict[str, Any]:
+    """Names and annotations of the part of the tree that owns the last key of this path."""
+    known = _fields(Study)
     for key in path[:-1]:
         if isinstance(key, int):
             continue
-        if key not in model.model_fields:
-            return None
-        annotation: Any = model.model_fields[key].annotation
-        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        annotation = known.get(str(key))
+        inner = [found for found in map(_fields, (annotation, *get_args(annotation))) if found]
         if not inner:
-            return None
-        model = inner[0]
-    return model
+            return {}
+        known = inner[0]
+    return known
+
+
+def _fields(part: Any) -> dict[str, Any]:
+    if isinstance(part, type) and issubclass(part, BaseModel):
+        return {name: field.annotation for name, field in part.model_fields.items()}
+    return {field.name: field.type for field in fields(part)} if is_dataclass(part) else {}
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -47,9 +54,8 @@ def _path(location: tuple[int | str, ...]) -> str:
 def _sentence(error: Any) -> str:
     location = error["loc"]
     field = _path(location)
-    if error["type"] == "extra_forbidden":
-        model = _model_at(location)
-        return f"{field} is not a known key{nearest(str(location[-1]), model.model_fields if model else ())}"
+    if error["type"] in _UNKNOWN:
+        return f"{field} is not a known key{nearest(str(location[-1]), _fields_at(location))}"
     if error["type"] == "missing":
         return f"{field} is missing"
     message = error["msg"].removeprefix("Value error, ")
@@ -75,7 +81,7 @@ def study_from_tree(tree: dict[str, Any], origin: str) -> Study:
         return Study.model_validate(tree)
     except ValidationError as error:
         # A misspelt key comes first: what is missing because of it follows from it.
-        first, *others = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        first, *others = sorted(error.errors(), key=lambda one: one["type"] not in _UNKNOWN)
         more = f" (and {len(others)} more)" if others else ""
         raise InputError(f"{origin}: {_sentence(first)}{more}") from None
 

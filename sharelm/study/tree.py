@@ -6,12 +6,15 @@ Every field that a reader of the verdict could question is here and has no silen
 from __future__ import annotations
 
 import re
+from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sharelm.sharing import ModelShape, Sharing, build_sharing
-from sharelm.sharing.schedules import SCHEMES, check_schedule
+from sharelm.sharing import SCHEMES, Atoms, Embedding, LowRank, ModelShape, Sharing, SoftTying, build_sharing
+from sharelm.sharing.checks import check_shape
+from sharelm.sharing.schedules import check_schedule
+from sharelm.sharing.shape import Kind
 
 # Settings that say how fast, not what: they may change between runs and enter no digest.
 HOW_FAST = frozenset(
@@ -116,6 +119,7 @@ class Model(Node):
     feed_forward: Positive
     context: Positive
     rope_theta: Annotated[float, Field(gt=1)] = 10_000.0
+    activation: Literal["swiglu", "gelu"] = "swiglu"  # three feed-forward matrices, or two: up and down
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Model:
@@ -131,7 +135,10 @@ class Model(Node):
 
 
 class Variant(Node):
-    """`[[variant]]`: a sharing the study asks about: a named scheme with its numbers, or two schedules."""
+    """`[[variant]]`: a sharing the study asks about: a named scheme with its numbers, or two schedules; then degrees.
+
+    A degree that is given takes the place of the scheme's. With degrees alone every depth has blocks of its own.
+    """
 
     name: Name
     scheme: str | None = None
@@ -139,16 +146,39 @@ class Variant(Node):
     prelude: Annotated[int, Field(ge=0)] | None = None
     core: Positive | None = None
     coda: Annotated[int, Field(ge=0)] | None = None
+    rank: Annotated[int, Field(ge=0)] | None = None
+    first: Annotated[int, Field(ge=0)] | None = None
+    last: Annotated[int, Field(ge=0)] | None = None
     attention: tuple[int, ...] | None = None
     feed_forward: tuple[int, ...] | None = None
+    low_rank: LowRank | None = None
+    diagonal: tuple[Kind, ...] | None = None
+    atoms: Atoms | None = None
+    ties: tuple[Kind, ...] | None = None
+    norms: Literal["shared", "per_depth"] | None = None
+    depth_embedding: bool | None = None
+    injection: Literal["none", "additive", "linear"] | None = None
+    lanes: Positive | None = None
+    embedding: Embedding | None = None
+    kv: Literal["exact", "first", "last"] | None = None
+    late: Annotated[float, Field(ge=0, lt=1)] | None = None
+    soft: SoftTying | None = None
+
+    @property
+    def degrees(self) -> dict[str, Any]:
+        """The degrees that are given, by their names in `Sharing`."""
+        given = {name: getattr(self, name) for name in _DEGREES}
+        return {name: value for name, value in given.items() if value is not None}
 
     def sharing(self, depth: int) -> Sharing:
         """The sharing at this depth; raises `InputError` where it cannot be built."""
-        if self.scheme is not None:
-            given = {"blocks": self.blocks, "prelude": self.prelude, "core": self.core, "coda": self.coda}
-            return build_sharing(self.scheme, depth, **{k: v for k, v in given.items() if v is not None})
-        assert self.attention is not None
-        assert self.feed_forward is not None
+        return replace(self._schedules(depth), **self.degrees)
+
+    def _schedules(self, depth: int) -> Sharing:
+        if self.attention is None or self.feed_forward is None:
+            given = {name: getattr(self, name) for name in _NUMBERS}
+            numbers = {name: value for name, value in given.items() if value is not None}
+            return build_sharing(self.scheme or "independent", depth, **numbers)
         for kind, schedule in (("attention", self.attention), ("feed_forward", self.feed_forward)):
             if len(schedule) != depth:
                 raise ValueError(f"{kind} has {len(schedule)} entries but model.depth = {depth}")
@@ -165,7 +195,7 @@ class Variant(Node):
     @model_validator(mode="after")
     def _one_way(self) -> Variant:
         lists = (self.attention is not None, self.feed_forward is not None)
-        if self.scheme is None and lists != (True, True):
+        if self.scheme is None and not all(lists) and (any(lists) or not self.degrees):
             raise ValueError("give either scheme, or both attention and feed_forward as lists of block indices")
         if self.scheme is not None and any(lists):
             raise ValueError(f"scheme = {self.scheme!r} and schedules are both given; one says it all")
@@ -174,6 +204,10 @@ class Variant(Node):
 
             raise ValueError(f"scheme = {self.scheme!r} is not known{nearest(self.scheme, SCHEMES)}")
         return self
+
+
+_DEGREES = tuple(field.name for field in fields(Sharing) if field.name not in ("attention", "feed_forward"))
+_NUMBERS = ("blocks", "prelude", "core", "coda", "rank", "first", "last")
 
 
 class Twins(Node):
@@ -203,6 +237,9 @@ class Training(Node):
     beta2: Fraction = 0.95
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0  # 0 is no clipping
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of what each sub-layer adds
+    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.0  # rate of dropped sub-layers at the last depth
+    gradient_scale: Literal["sum", "mean", "root"] = "sum"  # of a block read n times: x 1, 1 / n, 1 / sqrt(n)
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
     activation_checkpointing: Literal["off", "non_reentrant", "reentrant"] = "off"
     sequences_per_pass: Positive | None = None  # a worker's sequences in one forward pass; all of its share if absent
@@ -398,6 +435,7 @@ class Study(Node):
         for variant in self.variant:
             try:
                 sharing = variant.sharing(self.model.depth)
+                check_shape(self.shape, sharing)
             except Exception as error:
                 raise ValueError(f"variant {variant.name!r}: {error}") from error
             if sharing.is_independent:

@@ -77,7 +77,8 @@ def _same_parameters(variant: Arm) -> tuple[ModelShape, Sharing, int, int]:
     best: tuple[float, int, ModelShape] | None = None
     for depth in range(1, variant.sharing.depth + 1):
         without = footprint(replace(variant.shape, feed_forward=0), build_sharing(REFERENCE, depth)).stored_parameters
-        parameters = 3 * variant.shape.width * depth  # of one unit of feed-forward width at every depth
+        # parameters of one unit of feed-forward width at every depth
+        parameters = len(variant.shape.matrices("feed_forward")) * variant.shape.width * depth
         exact = (target - without) / parameters
         nearest = width if round(exact, 9) == width else round(exact / 8) * 8
         if nearest < 8 or abs(nearest - exact) * parameters > 0.01 * target:

@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 import torch
-from torch import nn
 
+from sharelm.model import Decoder
 from sharelm.study.tree import Training
 from sharelm.training.checkpoint import safe_checkpoint_engine
 
@@ -55,14 +55,14 @@ def deepspeed_config(training: Training, context: int, world: int, precision: st
     }
 
 
-def build_optimizer(model: nn.Module, training: Training, device: torch.device) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only; norms' gains are not decayed."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    gains = [p for p in model.parameters() if p.dim() < 2]
+def build_optimizer(model: Decoder, training: Training, device: torch.device) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only, a shared one once."""
+    decayed = model.decayed()
+    known = {id(p) for p in decayed}
     return torch.optim.AdamW(
         [
-            {"params": matrices, "weight_decay": training.weight_decay},
-            {"params": gains, "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": training.weight_decay},
+            {"params": [p for p in model.parameters() if id(p) not in known], "weight_decay": 0.0},
         ],
         lr=training.learning_rate,
         betas=(training.beta1, training.beta2),
@@ -71,7 +71,7 @@ def build_optimizer(model: nn.Module, training: Training, device: torch.device) 
     )
 
 
-def build_engine(model: nn.Module, training: Training, config: dict[str, Any], device: torch.device) -> Any:
+def build_engine(model: Decoder, training: Training, config: dict[str, Any], device: torch.device) -> Any:
     """A DeepSpeed engine over the process group that is already there."""
     deepspeed = load_deepspeed(device)
     deepspeed.init_distributed(dist_init_required=False)

@@ -21,10 +21,11 @@ from sharelm.steps import Machine, trial_step
 from sharelm.store import Store
 from sharelm.store.schemas import TABLES
 from sharelm.study import Study, Trial
-from sharelm.training import checkpoint
+from sharelm.training import checkpoint, soft
 from sharelm.training.engine import build_engine, deepspeed_config, set_learning_rate, take_step
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
+from sharelm.training.regularise import scale_gradients, seed_masks
 from sharelm.training.stability import stability
 
 MODELS = "models"
@@ -86,8 +87,11 @@ class _Run:
             trial.arm.shape,
             trial.arm.sharing,
             activation_checkpointing=self.training.activation_checkpointing == "non_reentrant",
+            dropout=self.training.dropout,
+            stochastic_depth=self.training.stochastic_depth,
         )
         model.initialise(trial.seed)
+        scale_gradients(model, self.training.gradient_scale)
         self.model = model.to(self.device)
         self.engine = build_engine(self.model, self.training, self.config, self.device)
         self.losses: list[float] = []
@@ -125,15 +129,19 @@ class _Run:
     def _step(self, step: int) -> tuple[float, float]:
         """One optimizer step; the mean loss in nats over all workers, and the gradient norm."""
         set_learning_rate(self.engine, learning_rate(self.training, step))
+        self.model.looping = step >= round(self.trial.arm.sharing.late * self.training.steps)
         sequences = self.training.tokens_per_step // self.trial.arm.shape.context
         world = dist.get_world_size()
         mine = worker_rows(step_rows(len(self.rows), sequences, self.trial.seed, step), dist.get_rank(), world)
         passes = self.config["gradient_accumulation_steps"]
         total = torch.zeros((), device=self.device)
-        for part in mine.reshape(passes, -1):
+        for number, part in enumerate(mine.reshape(passes, -1)):
+            if self.training.dropout or self.training.stochastic_depth:
+                seed_masks(self.trial.seed, step, dist.get_rank(), number)
             batch = torch.from_numpy(self.rows.batch(part)).to(self.device, non_blocking=True)
             loss = self.engine(batch[:, :-1], targets=batch[:, 1:])
-            self.engine.backward(loss)
+            pull = self._soft_weight(step)
+            self.engine.backward(loss if pull is None else loss + soft.penalty(self.model, pull))
             if self.engine.is_gradient_accumulation_boundary():
                 norm = take_step(self.engine, self.training.zero_stage)
             else:
@@ -141,6 +149,10 @@ class _Run:
             total += loss.detach().float() / passes
         dist.all_reduce(total)
         return float(total) / world, norm
+
+    def _soft_weight(self, step: int) -> float | None:
+        tying = self.trial.arm.sharing.soft
+        return tying.at(step / max(1, self.training.steps - 1)) if tying.on else None
 
     def commit(self, error: str | None) -> None:
         """Put weights, steps and the trial's row; the row comes last and makes the trial done."""
@@ -157,6 +169,10 @@ class _Run:
             "tokens_per_second": self.speeds,
         }
         self.store.commit_rows("steps", study, self.name, pa.table(steps, schema=TABLES["steps"]))
+        if self.trial.arm.sharing.soft.on and error is None:
+            apart = [{**names, **row} for row in soft.distances(self.model)]
+            fitted = pa.Table.from_pylist(apart, schema=TABLES["distances"])
+            self.store.commit_rows("distances", study, self.name, fitted)
         row = {**names, **self._row(size, error)}
         rows = pa.Table.from_pylist([row], schema=TABLES["trials"])
         self.store.commit_rows("trials", study, self.name, rows, facts={"error": error})
@@ -179,8 +195,8 @@ class _Run:
             "role": arm.role,
             "status": "done" if error is None else "diverged",
             "error": error,
-            "attention_schedule": list(arm.sharing.attention),
-            "feed_forward_schedule": list(arm.sharing.feed_forward),
+            "attention_schedule": list(arm.sharing.schedule("attention")),
+            "feed_forward_schedule": list(arm.sharing.schedule("feed_forward")),
             "stored_parameters": arm.footprint.stored_parameters,
             "materialised_parameters": arm.footprint.materialised_parameters,
             "embedding_parameters": arm.footprint.embedding_parameters,

@@ -9,7 +9,8 @@ from cluster.cli import app
 
 # Changing this list is changing what users type: say so in the changelog.
 SURFACE = {
-    "plan": ["STUDY", "--store", "--json"],
+    "plan": ["STUDY", "--store", "--draw", "--json"],
+    "schemes": ["--json"],
     "run": ["STUDY", "--store", "--json"],
     "doctor": ["--store", "--address", "--json"],
     "submit": ["STUDY", "--store", "--address", "--wait"],

@@ -35,7 +35,8 @@ def test_figures_of_every_arm(planned):
         assert arm["prefill_flops_per_token"] == 2 * matrices + 2 * head // CONTEXT + scores
         kv = 2 * depth * KV_HEADS * HEAD
         assert arm["kv_bytes_per_token"] == {"fp32": 4 * kv, "bf16": 2 * kv}
-        assert arm["checkpoint_bytes"] == 12 * stored
+        assert arm["checkpoint_bytes"] == {"fp32": 16 * stored, "bf16": 14 * stored}  # at ZeRO stage 1
+        assert arm["optimizer_bytes_per_worker"] == 12 * stored
         assert arm["training_tokens"] == 204_800
         hours = arm["training_flops_per_token"] * 204_800 / 0.05e12 / 3600
         assert arm["estimated_training_hours"] == pytest.approx(hours)

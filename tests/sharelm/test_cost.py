@@ -10,7 +10,7 @@ from sharelm.sharing import footprint
 from sharelm.steps import Machine
 from sharelm.store.schemas import TABLES
 from sharelm.study.tree import Cost, Workload
-from tests.sharelm.models import SHAPE, SHARINGS, decoder
+from tests.sharelm.models import SHAPE, SHARINGS, decoder, fitting
 
 CPU = Machine("cpu", "fp32", "a processor")
 WORKLOAD = Workload(name="chat", batch=3, prompt_tokens=10, new_tokens=5, repeats=4)
@@ -42,7 +42,7 @@ def test_money_in_closed_form():
 def test_bytes_are_those_of_the_closed_forms(scheme, precision, tmp_path):
     machine = Machine("cpu", precision, "a processor")
     row = measured(tmp_path, scheme, WORKLOAD.model_copy(update={"repeats": 1}), machine)
-    expected, size = footprint(SHAPE, SHARINGS[scheme]), 4 if precision == "fp32" else 2
+    expected, size = footprint(fitting(SHARINGS[scheme]), SHARINGS[scheme]), 4 if precision == "fp32" else 2
     assert row["weights_bytes"] == expected.weight_bytes(size)
     assert row["kv_bytes"] == 3 * 15 * expected.kv_bytes_per_token(size)
     assert row["disk_bytes"] == (tmp_path / scheme).stat().st_size > row["weights_bytes"]

@@ -2,6 +2,7 @@
 
 import copy
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharelm.errors import InputError
-from sharelm.sharing import SCHEMES
+from sharelm.sharing import SCHEMES, build_sharing
 from sharelm.study import arms, comparisons, load_study, trials
 from sharelm.study.load import parse_study, study_from_tree
 
@@ -96,6 +97,39 @@ REFUSED = [
     ({"twins__axes": ["parameters"], "rollout__everywhere__axes": []}, ["twins.axes lacks 'depth'"]),
     ({"twins__axes": ["depth"]}, ["rollout.everywhere.axes names 'parameters'"]),
 ]
+
+# degrees, and what is wrong with them; on the cycle unless a scheme is named
+REFUSED += [
+    ({f"variant__1__{key}": value for key, value in given.items()}, ["variant", *words])
+    for given, words in [
+        ({"low_rank": {"attention": 129}}, ["'cycle'", "low_rank.attention = 129 is above the width", "128 is full"]),
+        ({"low_rank": {"attn": 2}}, ["variant[1].low_rank.attn is not a known key", "did you mean 'attention'"]),
+        ({"low_rank": {"attention": 2, "start": "sdv"}}, ["variant[1].low_rank.start = 'sdv'", "'zero' or 'svd'"]),
+        ({"atoms": {"attention": "learned"}, "ties": ["attention"]}, ["'cycle'", "not both", "keep one"]),
+        ({"ties": ["attention"]}, ["'cycle'", "kv_heads = 2 is not heads = 4", "model.kv_heads = 4"]),
+        ({"ties": ["attn"]}, ["variant[1].ties[0] = 'attn'"]),
+        ({"scheme": "independent", "blocks": None, "low_rank": {"attention": 4}}, ["'cycle'", "read once"]),
+        ({"scheme": "attention_only", "low_rank": {"feed_forward": 4}}, ["every feed_forward block is read once"]),
+        ({"scheme": "feed_forward_only", "kv": "first"}, ["kv = 'first'", "use 'exact'"]),
+        ({"embedding": {"width": 128}}, ["embedding.width = 128", "between 1 and 127"]),
+        ({"rank": 3}, ["'cycle'", "rank = 3", "takes blocks"]),
+        ({"scheme": "relaxed"}, ["'cycle'", "'relaxed' needs rank"]),
+        ({"scheme": "independent", "blocks": None}, ["'cycle'", "shares nothing"]),
+    ]
+]
+
+
+def test_a_named_scheme_and_its_value_spelled_out_are_the_same():
+    low_rank = {"attention": 4, "feed_forward": 4, "start": "svd"}
+    named = {"name": "named", "scheme": "relaxed", "blocks": 2, "rank": 4}
+    composed = {"name": "composed", "scheme": "cycle", "blocks": 2, "low_rank": low_rank}
+    spelled = {"name": "spelled", "attention": [0, 1, 0, 1], "feed_forward": [0, 1, 0, 1], "low_rank": low_rank}
+    degrees_alone = {"name": "tied", "ties": ["feed_forward"]}
+    study = study_from_tree(changed(variant=[named, composed, spelled, degrees_alone]), "asked")
+    one, two, three, tied = (variant.sharing(4) for variant in study.variant)
+    assert one == two == three
+    assert tied == replace(build_sharing("independent", 4), ties=("feed_forward",))
+    assert study_from_tree(study.tree(), "again") == study
 
 
 @pytest.mark.parametrize(("settings_at", "words"), REFUSED, ids=[" ".join(case) for case, _ in REFUSED])
@@ -187,6 +221,9 @@ NUMBERS = {
         {"prelude": st.integers(0, 1), "core": st.just(1), "coda": st.integers(0, 1)}
     ),
 }
+NUMBERS["late_loop"] = st.just({"first": 1, "last": 1})
+NUMBERS["transpose"] = NUMBERS["albert"]
+NUMBERS["huginn"] = NUMBERS["prelude_core_coda"]
 SHARED = sorted(set(SCHEMES) - {"independent"})
 
 
@@ -197,12 +234,14 @@ def studies(draw, scheme):
     width = heads * draw(st.sampled_from([16, 32, 64]))
     depth = draw(st.integers(4, 16))
     numbers = draw(NUMBERS.get(scheme, st.fixed_dictionaries({"blocks": st.integers(3, depth - 1)})))
+    if scheme in ("relaxed", "residual"):
+        numbers["rank"] = draw(st.integers(1, 8))
     tree = changed(
         data__vocabulary=draw(st.integers(257, 4096)),
         model__width=width,
         model__depth=depth,
         model__heads=heads,
-        model__kv_heads=draw(st.sampled_from([1, 2])),
+        model__kv_heads=heads if scheme == "transpose" else draw(st.sampled_from([1, 2])),
         model__feed_forward=draw(st.integers(2, 5)) * width,
         variant=[{"name": "shared", "scheme": scheme, **numbers}],
     )

@@ -96,6 +96,7 @@ def test_any_number_of_workers_equals_plain_torch(tmp_path: Path, plain_losses: 
 
 def test_killed_trials_resume_to_the_same_bits(tmp_path: Path) -> None:
     settings = {name: SETTINGS[2][name] for name in ("stage0", "stage1", "stage2")}
+    settings["masked"] = {**SETTINGS[2]["stage1"], "dropout": 0.1, "stochastic_depth": 0.2}
     on_ranks(2, _train_several, str(tmp_path / "whole"), settings)
     for name, training in settings.items():
         with pytest.raises(Exception, match="exit code 9"):
@@ -110,6 +111,7 @@ def test_killed_trials_resume_to_the_same_bits(tmp_path: Path) -> None:
         row = resumed.read("trials", "small").to_pylist()[0]
         assert (row["resumes"], row["status"]) == (1, "done")
         assert resumed.manifests("checkpoints", "small") == []
+    assert _losses(tmp_path / "whole" / "masked") != _losses(tmp_path / "whole" / "stage1")
 
 
 def test_diverged_trial_is_said_and_keeps_its_checkpoint(tmp_path: Path) -> None:

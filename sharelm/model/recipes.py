@@ -1,0 +1,148 @@
+"""The one place where the matrix of (kind, depth, name) is made from what is stored.
+
+A matrix is a stored one, the transpose of a stored one, or a sum of atoms; then come low-rank and diagonal deltas. It
+is made in one of two forms: *merged*, one tensor a depth, all depths at once, for passes over many tokens; or *apart*,
+where deltas are applied to the activations and no copy of a shared matrix is held, for decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sharelm.sharing import ModelShape, Sharing
+from sharelm.sharing.shape import Kind
+
+Draw = Callable[[str, tuple[int, ...]], Tensor]
+
+
+class Weight(NamedTuple):
+    """A matrix of one depth: y = W x + scale x B A x + d * x, the last two where there are deltas apart."""
+
+    matrix: Tensor  # [outputs, inputs]
+    low_rank: tuple[Tensor, Tensor] | None = None  # B [outputs, rank], A [rank, inputs]
+    scale: float = 1.0
+    diagonal: Tensor | None = None  # [min(outputs, inputs)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., outputs] of `x` [..., inputs]."""
+        y = F.linear(x, self.matrix)
+        if self.low_rank is not None:
+            outer, inner = self.low_rank
+            y = y + self.scale * F.linear(F.linear(x, inner), outer)
+        if self.diagonal is not None:
+            size = len(self.diagonal)
+            y = y + F.pad(x[..., :size] * self.diagonal, (0, y.shape[-1] - size))
+        return y
+
+
+Weights = dict[str, Weight]
+
+
+class Recipes(nn.Module):
+    """The recipes of one sub-layer kind; registers what depths store of their own, stacked over those depths."""
+
+    def __init__(self, shape: ModelShape, sharing: Sharing, kind: Kind) -> None:
+        super().__init__()
+        self.sizes, self.sharing, self.kind = shape.matrices(kind), sharing, kind
+        self.scale = getattr(sharing.low_rank, f"{kind}_scale")
+        self.mixes = sharing.coefficients(kind) != "none"
+        self.outer, self.inner = nn.ParameterDict(), nn.ParameterDict()  # B and A of low-rank deltas
+        self.diagonal, self.coefficients = nn.ParameterDict(), nn.ParameterDict()
+        for name, size in self.sizes.items():
+            deltas, rank = len(sharing.delta_depths(kind, name)), min(sharing.rank(kind), *size)
+            if rank:
+                self.outer[name] = nn.Parameter(torch.empty(deltas, size[0], rank))
+                self.inner[name] = nn.Parameter(torch.empty(deltas, rank, size[1]))
+            if kind in sharing.diagonal:
+                self.diagonal[name] = nn.Parameter(torch.empty(deltas, min(size)))
+            if sharing.coefficients(kind) == "learned":
+                self.coefficients[name] = nn.Parameter(torch.empty_like(self._schedule(name)))
+
+    def _schedule(self, name: str) -> Tensor:
+        """One-hot coefficients [depths, blocks] that make a mixture the block of the schedule."""
+        read = [self.sharing.schedule(self.kind)[depth] for depth in self.sharing.depths(self.kind, name)]
+        return F.one_hot(torch.tensor(read), self.sharing.blocks(self.kind)).float()
+
+    @torch.no_grad()
+    def start(self, blocks: nn.ModuleList, draw: Draw) -> None:
+        """Give the deltas and coefficients their first values; the blocks have theirs.
+
+        `draw` makes the first values that a parameter of this name has in the independent model.
+        """
+        for diagonal in self.diagonal.values():
+            diagonal.zero_()
+        for name, coefficients in self.coefficients.items():
+            coefficients.copy_(self._schedule(name))
+        for name, outer in self.outer.items():
+            inner = self.inner[name]
+            if self.sharing.low_rank.start == "zero":
+                outer.zero_()
+                continue
+            bases = self._bases(blocks, name)
+            for i, depth in enumerate(self.sharing.delta_depths(self.kind, name)):
+                own = draw(f"{self.kind}_blocks.{depth}.{name}.weight", self.sizes[name])
+                difference = (own - bases[depth].float().cpu()) / self.scale
+                for factor, values in zip((outer, inner), truncated_svd(difference, outer.shape[2]), strict=True):
+                    factor[i].copy_(values)
+
+    def _stored(self, blocks: nn.ModuleList, name: str) -> list[Tensor]:
+        """This matrix of every stored block: its own, or another's transpose."""
+        tied = self.sharing.tied(self.kind)
+        if name in tied:
+            return [getattr(block, tied[name]).weight.t() for block in blocks]
+        return [getattr(block, name).weight for block in blocks]
+
+    def _bases(self, blocks: nn.ModuleList, name: str) -> dict[int, Tensor]:
+        """This matrix at every depth that applies it, before deltas."""
+        stored, depths = self._stored(blocks, name), self.sharing.depths(self.kind, name)
+        if not self.mixes:
+            return {depth: stored[self.sharing.schedule(self.kind)[depth]] for depth in depths}
+        atoms = torch.stack(stored)
+        learned = self.coefficients[name] if name in self.coefficients else self._schedule(name).to(atoms)
+        mixed = (learned @ atoms.flatten(1)).unflatten(1, self.sizes[name])
+        return dict(zip(depths, mixed.unbind(), strict=True))
+
+    def weights(self, blocks: nn.ModuleList, merged: bool) -> list[Weights]:
+        """The matrices of every depth by name; `merged` makes one tensor of each and its deltas."""
+        table: list[Weights] = [{} for _ in range(self.sharing.depth)]
+        for name in self.sizes:
+            bases = self._bases(blocks, name)
+            made = {depth: Weight(base) for depth, base in bases.items()}
+            deltas = self.sharing.delta_depths(self.kind, name)
+            if deltas and (name in self.outer or name in self.diagonal):
+                made |= (self._merged if merged else self._apart)(name, deltas, bases)
+            for depth, weight in made.items():
+                table[depth][name] = weight
+        return table
+
+    def _merged(self, name: str, deltas: list[int], bases: dict[int, Tensor]) -> dict[int, Weight]:
+        whole = torch.stack([bases[depth] for depth in deltas])
+        if name in self.outer:
+            whole = torch.baddbmm(whole, self.outer[name], self.inner[name], alpha=self.scale)
+        if name in self.diagonal:
+            main = whole.diagonal(dim1=1, dim2=2) + self.diagonal[name]
+            whole = torch.diagonal_scatter(whole, main, dim1=1, dim2=2)
+        return {depth: Weight(matrix) for depth, matrix in zip(deltas, whole.unbind(), strict=True)}
+
+    def _apart(self, name: str, deltas: list[int], bases: dict[int, Tensor]) -> dict[int, Weight]:
+        return {
+            depth: Weight(
+                bases[depth],
+                (self.outer[name][i], self.inner[name][i]) if name in self.outer else None,
+                self.scale,
+                self.diagonal[name][i] if name in self.diagonal else None,
+            )
+            for i, depth in enumerate(deltas)
+        }
+
+
+def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """B [outputs, rank] and A [rank, inputs] whose product is nearest to `matrix` (Eckart-Young)."""
+    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    root = values[:rank].sqrt()
+    return (left[:, :rank] * root).to(matrix.dtype), (root[:, None] * right[:rank]).to(matrix.dtype)
