@@ -24,8 +24,8 @@ def duration(seconds: float) -> str:
 class Progress:
     """Stages and trials as they go; a context manager, so that the terminal is left as it was."""
 
-    def __init__(self, steps_per_trial: int, trials: int, parallel: int = 1) -> None:
-        self._steps, self._trials, self._parallel = steps_per_trial, trials, parallel
+    def __init__(self) -> None:
+        self.steps: dict[str, int] = {}  # of every trial that is to be trained, by its name
         self._console = Console(file=sys.stderr)
         self._status: Status | None = self._console.status("starting") if self._console.is_terminal else None
         self._told = time.monotonic()
@@ -56,15 +56,15 @@ class Progress:
             self.stage(text)
 
     def _training(self, board: Snapshot) -> str | None:
-        running = {name: at for name, at in board.trials.items() if at.step < self._steps}
+        running = {name: at for name, at in board.trials.items() if at.step < self.steps[name]}
         if not running:
             return None
         self._started = self._started or time.monotonic()
         name, at = max(running.items(), key=lambda item: item[1].step)
         done = sum(at.step for at in board.trials.values())
-        left = (self._trials * self._steps - done) * (time.monotonic() - self._started) / max(1, done)
+        left = (sum(self.steps.values()) - done) * (time.monotonic() - self._started) / max(1, done)
         finished = len(board.trials) - len(running)
         return (
-            f"training: {finished} of {self._trials} trials done; {name} step {at.step}/{self._steps}, "
+            f"training: {finished} of {len(self.steps)} trials done; {name} step {at.step}/{self.steps[name]}, "
             f"loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s, about {duration(left)} left"
         )

@@ -70,7 +70,8 @@ class Driver:
             for step, trial in self.work.trials.items()
             if step not in _committed(store, "trials", study.name)
         }
-        self.progress = Progress(study.training.steps, len(self.missing), self.have.parallel_groups)
+        self.progress = Progress()
+        self.progress.steps = {t.name: t.arm.training(study.training).steps for t in self.missing.values()}
         self.errors: list[str] = []
 
     def run(self) -> None:

@@ -59,7 +59,7 @@ def _train_worker(config: dict[str, Group]) -> None:
     assert manifest is not None  # the driver prepares the data before it trains
     corpus = open_corpus(store, manifest)
     for trial in group.trials:
-        on_step = TrainingReporter(group.board, group.study.training.steps)
+        on_step = TrainingReporter(group.board, trial.arm.training(group.study.training).steps)
         train_trial(group.study, trial, corpus, group.data, group.machine, store, on_step)
 
 

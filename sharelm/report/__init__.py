@@ -1,4 +1,4 @@
-"""The report: six tables in; one self-contained HTML page, Markdown and JSON out."""
+"""The report: seven tables in; one self-contained HTML page, Markdown and JSON out."""
 
 from sharelm.report.build import Report, build
 

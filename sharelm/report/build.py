@@ -119,6 +119,15 @@ def schedules(arm: Arm) -> str:
     return attention if attention == feed_forward else f"attention {attention}; feed-forward {feed_forward}"
 
 
+def amount(axis: str, value: float) -> str:
+    """An axis's figure with its unit."""
+    if axis == "compute":
+        return numbers.si(value, "FLOP", digits=5)
+    if axis == "memory":
+        return numbers.si(value, "B", digits=5)
+    return numbers.duration(value) if axis == "time" else numbers.count(value)
+
+
 def _worst(outcomes: list[str]) -> str:
     if not outcomes or "not_shown" in outcomes:
         return "not_met" if "not_met" in outcomes else "not_shown"
@@ -175,6 +184,8 @@ def _arm_json(figures: ArmFigures) -> dict[str, Any]:
         "stored_parameters": size.stored_parameters,
         "materialised_parameters": size.materialised_parameters,
         "training_flops_per_token": size.training_flops_per_token,
+        "training_tokens": arm.tokens,
+        "epochs": figures.epochs,
         "weights_bytes": figures.stored_bytes,
         "loss_nats_per_token": figures.loss,
         "loss_nats_per_token_by_seed": figures.losses,
@@ -224,6 +235,7 @@ def _environment() -> jinja2.Environment:
         "words": words,
         "heading": title,
         "axis": axis_words,
+        "amount": amount,
         "schedules": schedules,
         "md": in_markdown,
     }
@@ -231,7 +243,7 @@ def _environment() -> jinja2.Environment:
 
 
 def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], facts: Mapping[str, Any]) -> Report:
-    """The report of a study from its six tables (`sharelm.store.schemas`).
+    """The report of a study from its seven tables (`sharelm.store.schemas`).
 
     `headline` are the verdict's lines. `facts` is a tree of what the tables do not hold; every entry is optional
     and shown by its name, whose ending gives the unit (`_seconds`, `_bytes`, `_share`). Three names mean more:

@@ -10,10 +10,11 @@ from typing import Any
 from sharelm.report.numbers import count, percent, plain, si, signed, significant
 from sharelm.report.summary import Summary
 from sharelm.study import Study
+from sharelm.study.twins import TOLERANCE
 
 TOKENS_PER_PARAMETER = 20  # about compute-optimal: Hoffmann et al., arXiv 2203.15556
 LOOPS_OVERTAKE_BY = 200_000_000  # tokens; BabyLM recursion study: 75 to 200 million
-AXIS_TOLERANCE = 0.01
+AXIS_TOLERANCE = TOLERANCE
 _ACCELERATOR = re.compile(r"nvidia|tesla|quadro|geforce|titan|instinct|radeon|\bgpu\b|cuda", re.IGNORECASE)
 
 
@@ -150,19 +151,41 @@ def _scale(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str
             f"In the BabyLM recursion study a looped model overtook its independent twin only after 75 to 200 M "
             f"tokens; at {si(tokens)} a short run may give the wrong sign."
         )
-    available = (facts.get("data") or {}).get("training_tokens")
-    if available and tokens > 1.5 * available:
-        found.append(
-            f"The corpora hold {si(available)} training tokens, so each was seen {significant(tokens / available, 2)} "
-            "times: what arms gain from fresh text is not shown."
-        )
+    found += _repeats(summary)
     found.append("All arms share one learning rate and schedule; none was tuned on its own.")
+    return found
+
+
+def _repeats(summary: Summary) -> list[str]:
+    """Which arms saw the corpora more than once; how often is a figure of each trial."""
+    epochs = {figures.arm.name: figures.epochs for figures in summary.arms}
+    known = {name: value for name, value in epochs.items() if value is not None}
+    repeated = {name: value for name, value in known.items() if value > 1}
+    if not repeated:
+        return []
+    times = sorted(set(repeated.values()))
+    said = f"{significant(times[0], 3)} times" if len(times) == 1 else "more than once"
+    who = "every arm" if len(repeated) == len(known) else ", ".join(repeated)
+    found = [f"Data repeats: {who} saw the corpora {said}, so what arms gain from fresh text is not shown."]
+    for pair in summary.pairs:
+        variant, twin = known.get(pair["variant"]), known.get(pair["twin"])
+        if variant is not None and twin is not None and twin > 1 and abs(twin - variant) > AXIS_TOLERANCE * variant:
+            found.append(
+                f"At {axis_words(pair['axis'])} {pair['variant']} saw the corpora {significant(variant, 3)} times and "
+                f"its twin {pair['twin']} {significant(twin, 3)} times: repeated text is worth less than fresh."
+            )
     return found
 
 
 def axis_words(axis: str) -> str:
     """How a reader calls an axis."""
-    return {"depth": "the same depth", "parameters": "the same stored parameters"}.get(axis, f"the same {axis}")
+    return {
+        "depth": "the same depth",
+        "parameters": "the same stored parameters",
+        "compute": "the same training FLOPs",
+        "memory": "the same serving memory",
+        "time": "the same training time",
+    }.get(axis, f"the same {axis}")
 
 
 def caveats(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

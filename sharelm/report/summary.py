@@ -52,6 +52,11 @@ class ArmFigures:
         return mean(row["weights_bytes"] for row in self.trials)
 
     @property
+    def epochs(self) -> float | None:
+        """How often its training saw the corpora; above 1 data repeats."""
+        return mean(row["epochs"] for row in self.trials if row["status"] == "done")
+
+    @property
     def training_cost(self) -> float | None:
         """Money one training run cost, mean over seeds."""
         return mean(row["training_cost"] for row in self.trials if row["status"] == "done")

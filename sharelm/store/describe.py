@@ -10,6 +10,7 @@ _ROW_OF = {
     "scores": "one scored item of one trial",
     "costs": "one measured workload of one trial",
     "comparisons": "a variant beside one of its twins, on one task and domain",
+    "sharing_worth": "one quantity of a variant: the depth it is worth, phi, or a price of storage",
     "verdicts": "one finding about a variant: on an axis, a KPI or a roll-out stage",
 }
 
@@ -18,7 +19,7 @@ _HEAD = """\
 
 <!-- Written by `python -m sharelm.store.describe > docs/tables.md`; a test fails when it is out of date. -->
 
-What a study finds lies in six Arrow tables, schema version {version}, as zstd Parquet in the store: a local folder or
+What a study finds lies in seven Arrow tables, schema version {version}, as zstd Parquet in the store: a local folder or
 `s3://bucket/prefix`. Units stand in the names of the columns. `--store` says where; below it the keys are
 
     <table>/study=<name>/step=<digest>/manifest.json
@@ -33,7 +34,7 @@ they stand in the path, not in the files, and every reader adds them as columns.
 ```python
 from sharelm.store import open_store
 
-store = open_store("results")          # or s3://bucket/prefix
+store = open_store("results")  # or s3://bucket/prefix
 scores = store.read("scores", "quickstart")  # a pyarrow.Table; every file was checked against its manifest
 ```
 
@@ -43,8 +44,10 @@ DuckDB reads the same files. Give it the committed ones:
 import duckdb
 
 files = store.files("trials", "quickstart")
-duckdb.sql("select arm, avg(final_loss_nats) from read_parquet($files, hive_partitioning = true) group by arm",
-           params={{"files": files}})
+duckdb.sql(
+    "select arm, avg(final_loss_nats) from read_parquet($files, hive_partitioning = true) group by arm",
+    params={{"files": files}},
+)
 ```
 
 For an S3 store say first `duckdb.register_filesystem(s3fs.S3FileSystem())` (or load DuckDB's own httpfs extension).

@@ -203,7 +203,7 @@ class Store:
         return self.objects.address(manifest.file(name).key)
 
     def _steps(self, table: str, study: str | None, steps: Collection[str] | None = None) -> list[Manifest]:
-        """The committed steps of one of the six tables, all of a schema that this version reads."""
+        """The committed steps of one of the seven tables, all of a schema that this version reads."""
         if table not in TABLES:
             raise StoreError(f"{table!r} is not a table; there are {', '.join(TABLES)}")
         found = [step for step in self.manifests(table, study) if steps is None or step.step in steps]

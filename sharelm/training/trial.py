@@ -76,7 +76,7 @@ class _Run:
             store,
             name,
         )
-        self.training = study.training
+        self.training = trial.arm.training(study.training)
         self.device = torch.device(machine.device, torch.cuda.current_device() if machine.device == "cuda" else None)
         world = dist.get_world_size()
         self.config = deepspeed_config(self.training, trial.arm.shape.context, world, machine.precision)
@@ -184,6 +184,7 @@ class _Run:
             "embedding_parameters": arm.footprint.embedding_parameters,
             "training_flops_per_token": arm.footprint.training_flops_per_token,
             "tokens": tokens,
+            "epochs": tokens / (len(self.rows) * arm.shape.context),
             "steps": len(self.losses),
             "workers": world,
             "device": self.machine.device_name,
