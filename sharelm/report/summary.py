@@ -79,6 +79,7 @@ class Summary:
     arms: list[ArmFigures]
     verdicts: list[Row]
     comparisons: list[Row]
+    worth: list[Row]  # of the sharing_worth table
     pairs: list[Row]  # each variant with its twin on an axis, and how well they are matched
     curves: dict[str, LossCurve]
     missing: list[str]  # trials of the study that have no row
@@ -177,6 +178,7 @@ def summarise(study: Study, tables: Mapping[str, pa.Table]) -> Summary:
         arms=figures,
         verdicts=sorted(tables["verdicts"].to_pylist(), key=place),
         comparisons=sorted(tables["comparisons"].to_pylist(), key=place),
+        worth=sorted(tables["sharing_worth"].to_pylist(), key=place),
         pairs=pairs,
         curves=loss_curves(tables["steps"]),
         missing=[trial.name for trial in trials(study) if trial.name not in present],

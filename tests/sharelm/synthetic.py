@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sharelm.statistics import compare
+from sharelm.statistics import compare, worth
 from sharelm.store.schemas import TABLES
 from sharelm.study import Arm, Study, Trial, trials
 from sharelm.verdict import decide, headline
@@ -180,7 +180,7 @@ def synthetic_tables(
     diverged: dict[str, str] | None = None,
     missing: frozenset[str] = frozenset(),
 ) -> dict[str, pa.Table]:
-    """The six tables: planted trials, steps, scores and costs; comparisons and verdicts as they follow from those.
+    """The seven tables: planted trials, steps, scores and costs; the others as they follow from those.
 
     `diverged` maps a trial to its error, `missing` names trials that never ran; neither has scores or costs.
     `steps` is rows a trial in the steps table; without `costs` that table is empty.
@@ -196,6 +196,7 @@ def synthetic_tables(
     }
     tables = {name: _table(name, found, study) for name, found in rows.items()}
     tables["comparisons"] = compare(study, tables["scores"])
+    tables["sharing_worth"] = worth(study, tables["scores"])
     tables["verdicts"] = decide(study, tables["comparisons"], tables["trials"], tables["costs"])
     return tables
 
