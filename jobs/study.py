@@ -19,9 +19,9 @@ import psutil
 
 from sharelm.digest import digest
 from sharelm.errors import InputError, ShareLMError
-from sharelm.steps import Machine, cost_step, report_step, score_step, trial_step
+from sharelm.steps import Machine, cost_step, report_step, score_step, speed_step, trial_step
 from sharelm.store import Manifest, Store, open_store
-from sharelm.study import Study, Trial, load_study, trials
+from sharelm.study import Arm, Speeds, Study, Trial, load_study, timed_pairs, trials
 
 
 @dataclass
@@ -46,10 +46,6 @@ def plan_work(study: Study, data: str, base: Path, machine: Machine) -> Work:
     return work
 
 
-def _committed(store: Store, table: str, study: str) -> set[str]:
-    return {manifest.step for manifest in store.manifests(table, study)}
-
-
 class Driver:
     """One run of a study over a Ray that is there."""
 
@@ -59,35 +55,55 @@ class Driver:
         from jobs.progress import Progress
         from jobs.session import machine, resources
 
-        self.study, self.store, self.data = study, store, data
+        self.study, self.base, self.store, self.data = study, base, store, data
         self.have = resources(study)
         self.machine = machine(study, self.have)
         self.board: Any = Board.remote()
-        self.work = plan_work(study, data, base, self.machine)
         self.place = Place(study, base, data, store.uri, self.machine, self.have.evaluation_cpus, self.board)
-        self.missing = {
-            step: trial
-            for step, trial in self.work.trials.items()
-            if step not in _committed(store, "trials", study.name)
-        }
         self.progress = Progress()
-        self.progress.steps = {t.name: t.arm.training(study.training).steps for t in self.missing.values()}
+        self.work = Work()
+        self.missing: dict[str, Trial] = {}
         self.errors: list[str] = []
+
+    def _group(self, trials: tuple[Trial, ...], timed: tuple[tuple[Arm, Arm], ...] = ()) -> Any:
+        """A worker group at work on these."""
+        from jobs.train import Group, train_group
+
+        return train_group.remote(
+            Group(self.study, trials, timed, self.data, self.machine, self.store.uri, self.have, self.board)
+        )
+
+    def _plan(self) -> None:
+        """Know every trial: the time axis's twins learn as long as measured speeds say."""
+        pairs = {speed_step(self.study, pair, self.machine): pair for pair in timed_pairs(self.study)}
+        known = self._committed("speeds")
+        untimed = tuple(pair for step, pair in pairs.items() if step not in known)
+        if untimed:
+            self._wait({self._group((), untimed): "training speeds"}, "measuring training speeds", fatal=True)
+        facts = {manifest.step: manifest.facts for manifest in self.store.manifests("speeds", self.study.name)}
+        speeds = {
+            variant.name: Speeds(facts[step]["variant_tokens_per_second"], facts[step]["twin_tokens_per_second"])
+            for step, (variant, _) in pairs.items()
+        }
+        self.study = self.study.measured(speeds)
+        self.work = plan_work(self.study, self.data, self.base, self.machine)
+        done = self._committed("trials")
+        self.missing = {step: trial for step, trial in self.work.trials.items() if step not in done}
+        self.progress.steps = {t.name: t.arm.training(self.study.training).steps for t in self.missing.values()}
 
     def run(self) -> None:
         """Prepare, train, evaluate and measure whatever is not committed yet."""
         from jobs.measure import measure_cost, prepare_data, score_trial
-        from jobs.train import Group, split, train_group
+        from jobs.train import split
 
         have, gpu = self.have, 1 if self.have.use_gpu else 0
-        done = len(self.work.trials) - len(self.missing)
         with self.progress:
-            self.progress.stage(
-                f"study {self.study.name}: {len(self.work.trials)} trials, {done} already there; "
-                f"{self.machine.device_name}"
-            )
+            self.progress.stage(f"study {self.study.name} on {self.machine.device_name}")
             self._wait({prepare_data.remote(self.place): "data"}, "preparing data", fatal=True)
-            scored = _committed(self.store, "scores", self.study.name)
+            self._plan()
+            done = len(self.work.trials) - len(self.missing)
+            self.progress.stage(f"{len(self.work.trials)} trials, {done} already there")
+            scored = self._committed("scores")
 
             def score(trained: set[str]) -> dict[Any, str]:
                 trained = trained - self._diverged()
@@ -102,9 +118,7 @@ class Driver:
 
             groups, after = {}, {}
             for part in split(list(self.missing.values()), have.parallel_groups, self.study.training.trials_per_group):
-                ref = train_group.remote(
-                    Group(self.study, part, self.data, self.machine, self.store.uri, have, self.board)
-                )
+                ref = self._group(part)
                 groups[ref] = f"trials {part[0].name} to {part[-1].name}"
                 steps = {step for step, trial in self.missing.items() if trial in part}
                 after[ref] = lambda steps=steps: score(steps)
@@ -112,7 +126,7 @@ class Driver:
             self._wait({**groups, **ready}, "starting workers", then=after)
             if self.errors:
                 return
-            measured = _committed(self.store, "costs", self.study.name)
+            measured = self._committed("costs")
             diverged = self._diverged()
             options = measure_cost.options(num_cpus=have.cost_cpus, num_gpus=gpu)
             place = replace(self.place, threads=have.cost_cpus)
@@ -124,6 +138,9 @@ class Driver:
                 },
                 "measuring cost",
             )
+
+    def _committed(self, table: str) -> set[str]:
+        return {manifest.step for manifest in self.store.manifests(table, self.study.name)}
 
     def _diverged(self) -> set[str]:
         """Steps of trials that diverged: they have no weights to score."""
@@ -175,6 +192,7 @@ class Driver:
                 kind: covered((start, end) for k, start, end in spans if k == kind)
                 for kind in ("training", "evaluation", "cost")
             },
+            "tokens_per_second": {name: vars(speeds) for name, speeds in self.study.speeds.items()},
             "data": self.store.find("data", self.study.name, self.data).facts,  # type: ignore[union-attr]
         }
         steps = {

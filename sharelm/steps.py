@@ -15,6 +15,8 @@ from sharelm.errors import InputError
 from sharelm.study import Arm, Study, Trial
 from sharelm.study.tree import HOW_FAST, Task, Workload
 
+_LEARNING_CODE = ("sharelm.sharing", "sharelm.model.decoder", "sharelm.training")
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -45,7 +47,19 @@ def trial_step(study: Study, trial: Trial, data: str, machine: Machine) -> str:
             **_learning(study, trial.arm, machine),
             "seed": trial.seed,
             "data": data,
-            "code": code_digest("sharelm.sharing", "sharelm.model.decoder", "sharelm.training"),
+            "code": code_digest(*_LEARNING_CODE),
+        }
+    )
+
+
+def speed_step(study: Study, pair: tuple[Arm, Arm], machine: Machine) -> str:
+    """Names the measured training speeds of a variant and the model of its time twin on this device."""
+    return digest(
+        {
+            "step": "speed",
+            "pair": [_learning(study, arm, machine) for arm in pair],
+            "device": machine.device_name,
+            "code": code_digest(*_LEARNING_CODE),
         }
     )
 

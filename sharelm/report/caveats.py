@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sharelm.report.numbers import count, percent, plain, si, signed, significant
-from sharelm.report.summary import Summary
+from sharelm.report.numbers import count, duration, percent, plain, si, signed, significant
+from sharelm.report.summary import Summary, mean
 from sharelm.study import Study
 from sharelm.study.twins import TOLERANCE
 
@@ -59,6 +59,7 @@ def _comparisons(study: Study, summary: Summary) -> list[str]:
                 f"{pair['variant']} and its twin {pair['twin']} are not equal in {axis.removeprefix('the ')}: off by "
                 f"{percent(pair['relative_error'])}, more than {percent(AXIS_TOLERANCE)}."
             )
+    found += _times(summary)
     undecided = [row for row in summary.comparisons if row["outcome"] == "not_shown"]
     for row in undecided:
         domain = "" if row["domain"] == "all" else f", domain {row['domain']}"
@@ -73,6 +74,24 @@ def _comparisons(study: Study, summary: Summary) -> list[str]:
             f"{row['variant']} against its twin of {axis_words(row['axis'])} on {row['task']}{domain}: not shown; "
             f"{why}."
         )
+    return found
+
+
+def _times(summary: Summary) -> list[str]:
+    """The time axis rests on speeds measured beforehand: how the seconds that trials took turned out."""
+    seconds = {
+        figures.arm.name: mean(row["training_seconds"] for row in figures.trials if row["status"] == "done")
+        for figures in summary.arms
+    }
+    found = []
+    for pair in summary.pairs:
+        variant, twin = seconds[pair["variant"]], seconds[pair["twin"]]
+        if pair["axis"] == "time" and variant and twin and abs(twin / variant - 1) > AXIS_TOLERANCE:
+            found.append(
+                f"The twin of {axis_words('time')} as {pair['variant']} was given its tokens from speeds measured "
+                f"beforehand; its trials took {duration(twin)}, the variant's {duration(variant)}: off by "
+                f"{percent(twin / variant - 1)}."
+            )
     return found
 
 
