@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sharelm.sharing import ModelShape, Sharing, build_sharing
 from sharelm.study.arm import REFERENCE, Arm, Role
 from sharelm.study.tree import Axis, Study
-from sharelm.study.twins import AXES, narrowed, stored_parameters
+from sharelm.study.twins import AXES, parameters_model
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def timed_pairs(study: Study) -> list[tuple[Arm, Arm]]:
         return []
     pairs = []
     for variant in _variants(study):
-        shape, sharing = narrowed(variant, stored_parameters)
+        shape, sharing = parameters_model(variant)
         name = _name(study, shape, sharing, variant.tokens)
         pairs.append((variant, Arm(name, "twin", shape, sharing, variant.tokens)))
     return pairs

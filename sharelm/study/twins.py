@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from sharelm.sharing import Footprint, ModelShape, Sharing, build_sharing, footprint
 from sharelm.study.arm import REFERENCE, Arm
@@ -33,11 +34,6 @@ def serving_bytes(study: Study) -> Callable[[Footprint], int]:
     positions = workload.batch * (workload.prompt_tokens + workload.new_tokens)
     element = 4 if training.precision == "fp32" or (training.precision == "auto" and training.device == "cpu") else 2
     return lambda size: size.weight_bytes(element) + positions * size.kv_bytes_per_token(element)
-
-
-def stored_parameters(size: Footprint) -> int:
-    """Unique parameters, embedding included."""
-    return size.stored_parameters
 
 
 def narrowed(variant: Arm, measure: Callable[[Footprint], int]) -> tuple[ModelShape, Sharing]:
@@ -71,6 +67,12 @@ def narrowed(variant: Arm, measure: Callable[[Footprint], int]) -> tuple[ModelSh
     return replace(variant.shape, feed_forward=feed_forward), build_sharing(REFERENCE, depth)
 
 
+@cache
+def parameters_model(variant: Arm) -> tuple[ModelShape, Sharing]:
+    """The independent model that stores as many parameters as the variant: three axes build on it."""
+    return narrowed(variant, lambda size: size.stored_parameters)
+
+
 def _whole_steps(study: Study, tokens: float) -> int:
     """Tokens as a whole number of steps, and more of them than the warm-up has."""
     size = study.training.tokens_per_step
@@ -83,7 +85,7 @@ def _depth(study: Study, variant: Arm) -> Twin:
 
 
 def _parameters(study: Study, variant: Arm) -> Twin:
-    shape, sharing = narrowed(variant, stored_parameters)
+    shape, sharing = parameters_model(variant)
     reached = footprint(shape, sharing).stored_parameters
     return Twin(shape, sharing, variant.tokens, variant.footprint.stored_parameters, reached)
 
@@ -96,7 +98,7 @@ def _memory(study: Study, variant: Arm) -> Twin:
 
 def _compute(study: Study, variant: Arm) -> Twin:
     """The parameters twin, trained until it has cost as many FLOPs as the variant."""
-    shape, sharing = narrowed(variant, stored_parameters)
+    shape, sharing = parameters_model(variant)
     a_token = footprint(shape, sharing).training_flops_per_token
     tokens = _whole_steps(study, variant.training_flops / a_token)
     return Twin(shape, sharing, tokens, variant.training_flops, tokens * a_token)
@@ -107,7 +109,7 @@ def _time(study: Study, variant: Arm) -> Twin | None:
     speeds = study.speeds.get(variant.name)
     if speeds is None:
         return None
-    shape, sharing = narrowed(variant, stored_parameters)
+    shape, sharing = parameters_model(variant)
     seconds = variant.tokens / speeds.variant
     tokens = _whole_steps(study, seconds * speeds.twin)
     return Twin(shape, sharing, tokens, seconds, tokens / speeds.twin)

@@ -160,6 +160,7 @@ def test_the_time_axis_waits_until_it_is_measured():
     assert [(variant.name, twin.name) for variant, twin in timed_pairs(study)] == [("cycle", "independent-L2")]
     known = study.measured({"cycle": Speeds(variant=1000.0, twin=2000.0)})
     assert known.tree() == study.tree()
+    assert study.speeds == {}
     assert pickle.loads(pickle.dumps(known)).speeds == known.speeds
     pair = comparisons(known)[-1]
     assert (pair.axis, pair.twin) == ("time", "independent-L2-steps12")
