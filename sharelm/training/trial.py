@@ -77,7 +77,9 @@ class Run:
             name,
         )
         self.training = trial.arm.training(study.training)
-        self.device = torch.device(machine.device, torch.cuda.current_device() if machine.device == "cuda" else None)
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if machine.device == "cuda" else torch.device("cpu")
+        )
         world = dist.get_world_size()
         self.config = deepspeed_config(self.training, trial.arm.shape.context, world, machine.precision)
         model = Decoder(

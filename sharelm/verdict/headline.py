@@ -59,12 +59,9 @@ def _accuracy(evidence: Evidence, rows: _Rows) -> str:
             text += f", loss {interval_text(loss)}"
         if loss["outcome"] in KEPT and kpi["outcome"] != MET:
             text += f", {kpi['measure']}"
-        by_outcome: dict[str, list[str]] = {}
         for axis in evidence.study.twins.axes:
             if axis != "depth":
-                by_outcome.setdefault(rows[name, "axis", axis]["outcome"], []).append(axis)
-        for outcome, axes in by_outcome.items():
-            text += f", equal {listed(axes)} {_spoken(outcome)}"
+                text += f", equal {axis} {_spoken(rows[name, 'axis', axis]['outcome'])}"
         said.append(text)
     seeds = _seeds(evidence)
     varied = "one seed, seeds were not varied" if seeds == 1 else f"{seeds} seeds"
