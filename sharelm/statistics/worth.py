@@ -11,7 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.optimize import brentq
 
+from sharelm.sharing import ModelShape, Sharing, footprint
 from sharelm.statistics.compare import ALL
 from sharelm.statistics.intervals import Floats, contrast_standard_error, document_covariance, interval
 from sharelm.statistics.panel import BITS, Metric, Panel, build_panel
@@ -32,18 +33,25 @@ _GRID = 200  # depths tried on the way to an end of the interval; between two of
 Ends = tuple[float | None, float | None]
 
 
+@cache
+def _block_parameters(shape: ModelShape) -> tuple[int, int]:
+    """Parameters of one attention and of one feed-forward block: what storing one more of them adds."""
+    single, attention, feed_forward = (
+        footprint(shape, Sharing(*schedules)).stored_parameters
+        for schedules in (((0, 0), (0, 0)), ((0, 1), (0, 0)), ((0, 0), (0, 1)))
+    )
+    return attention - single, feed_forward - single
+
+
 def effective_depth(arm: Arm, phi: float) -> float:
     """The number of unique blocks the arm is worth when one that is read r times is worth r^phi.
 
     An attention and a feed-forward block count by their parameters, together as one. The stored depth at phi = 0,
     the whole depth at phi = 1 (Iso-depth scaling laws, arXiv 2604.21106).
     """
-    kinds = (
-        (arm.shape.attention_parameters, arm.sharing.attention),
-        (arm.shape.feed_forward_parameters, arm.sharing.feed_forward),
-    )
-    worth = sum(size * sum(math.pow(reads, phi) for reads in Counter(schedule).values()) for size, schedule in kinds)
-    return worth / sum(size for size, _ in kinds)
+    sizes, schedules = _block_parameters(arm.shape), (arm.sharing.attention, arm.sharing.feed_forward)
+    blocks = [sum(math.pow(reads, phi) for reads in Counter(schedule).values()) for schedule in schedules]
+    return sum(size * count for size, count in zip(sizes, blocks, strict=True)) / sum(sizes)
 
 
 def phi_of(arm: Arm, depth: float) -> float | None:

@@ -214,6 +214,7 @@ def test_phi_and_depth_are_each_others_inverse(arm, phi):
     assume(not arm.sharing.is_independent)
     assert phi_of(arm, effective_depth(arm, phi)) == pytest.approx(phi, abs=1e-6)
     assert effective_depth(arm, 1) == pytest.approx(arm.sharing.depth)
-    sizes = arm.shape.attention_parameters, arm.shape.feed_forward_parameters
+    # of the small study's blocks: four matrices and three norms, three matrices and one
+    sizes = 2 * 32 * 8 * (4 + 2) + 32 + 2 * 8, 3 * 32 * 64 + 32
     blocks = arm.sharing.attention_blocks, arm.sharing.feed_forward_blocks
     assert effective_depth(arm, 0) == pytest.approx(np.average(blocks, weights=sizes))
