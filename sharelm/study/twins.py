@@ -48,20 +48,22 @@ def narrowed(variant: Arm, measure: Callable[[Footprint], int]) -> tuple[ModelSh
     def at(depth: int, feed_forward: int) -> int:
         return measure(footprint(replace(variant.shape, feed_forward=feed_forward), build_sharing(REFERENCE, depth)))
 
+    def error(depth: int, feed_forward: int) -> float:
+        return abs(at(depth, feed_forward) / target - 1)
+
     def nearest(depth: int) -> int:
         """The measure is a straight line in the feed-forward width."""
         first, second = at(depth, 1), at(depth, 2)
         exact = 1 + (target - first) / (second - first)
         rounded = width if round(exact, 9) == width else round(exact / _FEED_FORWARD_STEP) * _FEED_FORWARD_STEP
-        if rounded < 1 or abs(at(depth, rounded) - target) > TOLERANCE * target:
+        if rounded < 1 or error(depth, rounded) > TOLERANCE:
             rounded = max(1, round(exact))
         return rounded
 
     def rank(candidate: tuple[int, int]) -> tuple[bool, float, int]:
         depth, feed_forward = candidate
-        error = abs(at(depth, feed_forward) / target - 1)
-        change = max(feed_forward / width, width / feed_forward)
-        return error > TOLERANCE, error if error > TOLERANCE else change, depth
+        off, change = error(depth, feed_forward), max(feed_forward / width, width / feed_forward)
+        return off > TOLERANCE, off if off > TOLERANCE else change, depth
 
     depth, feed_forward = min(((n, nearest(n)) for n in range(1, variant.sharing.depth + 1)), key=rank)
     return replace(variant.shape, feed_forward=feed_forward), build_sharing(REFERENCE, depth)
