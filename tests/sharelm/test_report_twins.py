@@ -1,0 +1,179 @@
+"""The report, verdict and caveats of a study with twins on five axes and a ladder, from planted tables."""
+
+import copy
+import json
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+
+from sharelm.report import build
+from sharelm.study import Speeds, arms, comparisons
+from sharelm.study.load import study_from_tree
+from sharelm.verdict import decide
+from tests.sharelm.synthetic import FACTS, headline_of, synthetic_tables
+
+TREE = tomllib.loads((Path(__file__).parents[2] / "examples" / "quickstart.toml").read_text(encoding="utf-8"))
+AXES = ["depth", "parameters", "compute", "memory", "time"]
+WORDS = ["the same depth", "the same stored parameters", "the same training FLOPs", "the same serving memory"]
+
+
+def study_of(gate=("parameters",), speeds=Speeds(10_000.0, 20_000.0)):
+    tree = copy.deepcopy(TREE)
+    tree["twins"] = {"axes": AXES, "ladder": [3]}
+    tree["rollout"]["everywhere"]["axes"] = list(gate)
+    study = study_from_tree(tree, "test")
+    return study.measured({variant.name: speeds for variant in study.variant})
+
+
+STUDY = study_of()
+TABLES = synthetic_tables(STUDY)
+
+
+def report(tables=TABLES, facts=FACTS):
+    return build(STUDY, tables, headline_of(STUDY, tables), facts)
+
+
+def not_shown(tables=TABLES, facts=FACTS):
+    return json.loads(report(tables, facts).json)["not_shown"]
+
+
+class Text(HTMLParser):
+    """The cells of every table row, and all text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.rows, self.text, self._cell = [], "", False
+        self.feed(page)
+
+    def handle_starttag(self, tag, _):
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        self._cell = tag in ("td", "th") or (self._cell and tag in ("span", "strong", "code"))
+
+    def handle_endtag(self, tag):
+        self._cell = self._cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        self.text += data
+        if self._cell:
+            self.rows[-1][-1] += data
+
+
+def changed(table, arm, **values):
+    """The tables with columns of one arm's rows set."""
+    rows = TABLES[table].to_pylist()
+    rows = [row | values if row["arm"] == arm else row for row in rows]
+    return {**TABLES, table: type(TABLES[table]).from_pylist(rows, schema=TABLES[table].schema)}
+
+
+def test_every_axis_has_its_verdict_and_its_place_on_the_page():
+    verdicts = [row for row in TABLES["verdicts"].to_pylist() if row["kind"] == "axis"]
+    assert [(row["variant"], row["name"]) for row in verdicts] == [
+        (variant, axis) for variant in ("albert", "cycle") for axis in AXES
+    ]
+    assert len(headline_of(STUDY, TABLES)) == 5
+    done = report()
+    page = Text(done.html)
+    for words in [*WORDS, "the same training time"]:
+        assert f"At {words}" in page.text
+        assert f"Loss beside the twin at {words}" in done.markdown
+    for pair in comparisons(STUDY):
+        assert [pair.variant, pair.twin] in [row[:2] for row in page.rows]
+    # 6 depths of KV cache less: 4 requests of 96 tokens, two bytes an element
+    memory = next(pair for pair in comparisons(STUDY) if (pair.variant, pair.axis) == ("cycle", "memory"))
+    assert memory.target == 2 * 500_480 + 4 * 96 * 1024
+    assert ["cycle", memory.twin, "1.3942 MB"] in [row[:3] for row in page.rows]
+
+
+def test_an_axis_that_is_more_than_a_hundredth_off_is_flagged():
+    speeds = Speeds(10_000.0, 300.0)  # too slow to be trained past the warm-up in the variant's time
+    study = study_of(speeds=speeds)
+    tables = synthetic_tables(study)
+    rows = [row for row in tables["verdicts"].to_pylist() if row["name"] == "time"]
+    assert len(rows) == 2
+    for row in rows:
+        assert "off on this axis, more than 1 %" in row["reason"]
+    sentences = json.loads(build(study, tables, headline_of(study, tables), FACTS).json)["not_shown"]
+    assert sum("not equal in same training time: off by" in sentence for sentence in sentences) == 2
+
+
+@pytest.mark.parametrize("axis", ["compute", "memory", "time"])
+def test_a_gate_may_ask_for_any_axis(axis):
+    study = study_of(gate=(axis,))
+    assert study.rollout.everywhere.axes == [axis]
+    found = decide(study, TABLES["comparisons"], TABLES["trials"], TABLES["costs"])
+    assert found.num_rows == TABLES["verdicts"].num_rows
+
+
+def test_the_arms_say_what_they_saw_and_how_often():
+    page = Text(report().html)
+    (twin,) = [arm for arm in arms(STUDY) if arm.name == "independent-L1-steps287"]
+    (row,) = [row for row in page.rows if row[0] == twin.name and "twin" in row]
+    assert "588 k" in row
+    assert "0.724" in row  # of 812,345 packed tokens
+    assert not [sentence for sentence in not_shown() if "Data repeats" in sentence]
+
+
+def test_repeated_data_is_said_and_for_whom():
+    said = not_shown(changed("trials", "independent-L1-steps287", epochs=2.5))
+    (repeats,) = [sentence for sentence in said if "Data repeats" in sentence]
+    assert "independent-L1-steps287 saw the corpora 2.50 times" in repeats
+    (compared,) = [sentence for sentence in said if "worth less than fresh" in sentence]
+    assert "At the same training FLOPs albert saw the corpora 0.252 times and its twin" in compared
+
+
+def test_trials_that_took_longer_than_the_speeds_promised_are_told():
+    twin = next(pair.twin for pair in comparisons(STUDY) if (pair.variant, pair.axis) == ("cycle", "time"))
+    seconds = {row["arm"]: row["training_seconds"] for row in TABLES["trials"].to_pylist()}["cycle"]
+    even = [
+        sentence for sentence in not_shown(changed("trials", twin, training_seconds=seconds)) if "cycle" in sentence
+    ]
+    assert not [sentence for sentence in even if "speeds measured beforehand" in sentence]
+    late = not_shown(changed("trials", twin, training_seconds=1.2 * seconds))
+    (told,) = [s for s in late if "same training time as cycle" in s and "speeds measured beforehand" in s]
+    assert told.endswith("off by 20 %.")
+
+
+def test_what_a_loop_is_worth_stands_on_the_page():
+    rows = {(row["variant"], row["quantity"]): row for row in TABLES["sharing_worth"].to_pylist()}
+    done = report()
+    page = Text(done.html)
+    for variant in ("albert", "cycle"):
+        depth, phi = rows[variant, "effective_depth"], rows[variant, "phi"]
+        shown = [f"{depth['value']:.2f}", f"{depth['interval_low']:.2f} to {depth['interval_high']:.2f}"]
+        shown += [f"{phi['value']:.2f}", f"{phi['interval_low']:.2f} to {phi['interval_high']:.2f}"]
+        assert [variant, *shown] in [row[:5] for row in page.rows]
+        assert f"| {variant} | {' | '.join(shown)} |" in done.markdown
+        price = rows[variant, "perplexity_per_percent_of_blocks"]
+        assert [variant, "parameters outside the embedding", f"{price['removed_percent']:.1f} %"] in [
+            row[:3] for row in page.rows
+        ]
+    assert json.loads(done.json)["sharing_worth"] == [
+        {**row} for row in TABLES["sharing_worth"].drop_columns([]).to_pylist()
+    ]
+
+
+def test_an_open_end_and_a_reason_are_shown_as_such():
+    rows = TABLES["sharing_worth"].to_pylist()
+    open_end = [
+        row | {"interval_low": None, "reason": "the interval reaches beyond"}
+        if (row["variant"], row["quantity"]) == ("cycle", "phi")
+        else row | ({"value": None, "interval_low": None, "interval_high": None} if row["variant"] == "albert" else {})
+        for row in rows
+    ]
+    schema = TABLES["sharing_worth"].schema
+    page = Text(report({**TABLES, "sharing_worth": type(TABLES["trials"]).from_pylist(open_end, schema=schema)}).html)
+    cycle, albert = ([row for row in page.rows if row[0] == name and len(row) == 7][0] for name in ("cycle", "albert"))
+    assert cycle[4].startswith("… to ")
+    assert cycle[6] == "the interval reaches beyond"
+    assert albert[1:5] == ["–", "–", "–", "–"]
+
+
+def test_rungs_are_trained_and_compared_with_nobody():
+    assert "independent-L3" not in {pair.twin for pair in comparisons(STUDY)}
+    assert pc.sum(pc.equal(TABLES["trials"]["arm"], "independent-L3")).as_py() == 2
