@@ -56,7 +56,7 @@ def _comparisons(study: Study, summary: Summary) -> list[str]:
             found.append(f"{pair['variant']} was not compared with its twin of {axis}: their scores are missing.")
         if abs(pair["relative_error"]) > AXIS_TOLERANCE:
             found.append(
-                f"{pair['variant']} and its twin {pair['twin']} are not equal in {axis.removeprefix('the ')}: off by "
+                f"{pair['variant']} and its twin {pair['twin']} are not equal in {axis.removeprefix('the same ')}: off by "
                 f"{percent(pair['relative_error'])}, more than {percent(AXIS_TOLERANCE)}."
             )
     found += _times(summary)
