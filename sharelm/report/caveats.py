@@ -56,8 +56,8 @@ def _comparisons(study: Study, summary: Summary) -> list[str]:
             found.append(f"{pair['variant']} was not compared with its twin of {axis}: their scores are missing.")
         if abs(pair["relative_error"]) > AXIS_TOLERANCE:
             found.append(
-                f"{pair['variant']} and its twin {pair['twin']} are not equal in {axis.removeprefix('the same ')}: off by "
-                f"{percent(pair['relative_error'])}, more than {percent(AXIS_TOLERANCE)}."
+                f"{pair['variant']} and its twin {pair['twin']} are not equal in {axis.removeprefix('the same ')}: "
+                f"off by {percent(pair['relative_error'])}, more than {percent(AXIS_TOLERANCE)}."
             )
     found += _times(summary)
     undecided = [row for row in summary.comparisons if row["outcome"] == "not_shown"]
