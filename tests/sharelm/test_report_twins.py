@@ -1,21 +1,19 @@
 """The report, verdict and caveats of a study with twins on five axes and a ladder, from planted tables."""
 
-import copy
 import json
-import tomllib
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
 
 from sharelm.report import build
+from sharelm.report.numbers import si, significant
 from sharelm.study import Speeds, arms, comparisons
 from sharelm.study.load import study_from_tree
 from sharelm.verdict import decide
+from tests.sharelm.small import TREE
 from tests.sharelm.synthetic import FACTS, headline_of, synthetic_tables
 
-TREE = tomllib.loads((Path(__file__).parents[2] / "examples" / "quickstart.toml").read_text(encoding="utf-8"))
 AXES = ["depth", "parameters", "compute", "memory", "time"]
 WORDS = ["the same depth", "the same stored parameters", "the same training FLOPs", "the same serving memory"]
 
@@ -24,9 +22,15 @@ MEASURED = Speeds(10_000.0, 20_000.0)
 
 
 def study_of(gate=("parameters",), speeds=MEASURED):
-    tree = copy.deepcopy(TREE)
-    tree["twins"] = {"axes": AXES, "ladder": [3]}
-    tree["rollout"]["everywhere"]["axes"] = list(gate)
+    albert, everywhere = {"name": "albert", "scheme": "albert"}, TREE["rollout"]["everywhere"]
+    tree = {
+        **TREE,
+        "study": {"name": "small", "seeds": [0, 1]},
+        "variant": [albert, *TREE["variant"]],
+        "twins": {"axes": AXES, "ladder": [3]},
+        "training": {**TREE["training"], "tokens": 128 * 100},
+        "rollout": {**TREE["rollout"], "everywhere": {**everywhere, "axes": list(gate)}},
+    }
     study = study_from_tree(tree, "test")
     return study.measured({variant.name: speeds for variant in study.variant})
 
@@ -67,6 +71,10 @@ class Text(HTMLParser):
             self.rows[-1][-1] += data
 
 
+def twin_of(variant, axis):
+    return next(pair.twin for pair in comparisons(STUDY) if (pair.variant, pair.axis) == (variant, axis))
+
+
 def changed(table, arm, **values):
     """The tables with columns of one arm's rows set."""
     rows = TABLES[table].to_pylist()
@@ -87,14 +95,15 @@ def test_every_axis_has_its_verdict_and_its_place_on_the_page():
         assert f"Loss beside the twin at {words}" in done.markdown
     for pair in comparisons(STUDY):
         assert [pair.variant, pair.twin] in [row[:2] for row in page.rows]
-    # the weights, and the caches of 4 requests of 96 tokens, at two bytes an element
+    # in fp32 the weights, and of 4 depths 2 x 2 heads of 8 for 2 requests of 12 tokens
     memory = next(pair for pair in comparisons(STUDY) if (pair.variant, pair.axis) == ("cycle", "memory"))
-    assert memory.target == 2 * 500_480 + 4 * 96 * 1024
-    assert ["cycle", memory.twin, "1.3942 MB"] in [row[:3] for row in page.rows]
+    stored = next(arm for arm in arms(STUDY) if arm.name == "cycle").footprint.stored_parameters
+    assert memory.target == 4 * (stored + 4 * 2 * 2 * 8 * 2 * 12)
+    assert ["cycle", memory.twin, si(memory.target, "B", digits=5)] in [row[:3] for row in page.rows]
 
 
 def test_an_axis_that_is_more_than_a_hundredth_off_is_flagged():
-    speeds = Speeds(10_000.0, 300.0)  # too slow to be trained past the warm-up in the variant's time
+    speeds = Speeds(10_000.0, 100.0)  # too slow to be trained past the warm-up in the variant's time
     study = study_of(speeds=speeds)
     tables = synthetic_tables(study)
     rows = [row for row in tables["verdicts"].to_pylist() if row["name"] == "time"]
@@ -115,23 +124,26 @@ def test_a_gate_may_ask_for_any_axis(axis):
 
 def test_the_arms_say_what_they_saw_and_how_often():
     page = Text(report().html)
-    (twin,) = [arm for arm in arms(STUDY) if arm.name == "independent-L1-steps287"]
+    twin = next(arm for arm in arms(STUDY) if arm.name == twin_of("albert", "compute"))
     (row,) = [row for row in page.rows if row[0] == twin.name and "twin" in row]
-    assert "588 k" in row
-    assert "0.724" in row  # of 812,345 packed tokens
+    assert twin.tokens > STUDY.training.tokens
+    assert si(twin.tokens) in row
+    assert significant(twin.tokens / 812_345) in row  # the packed tokens of the facts
     assert not [sentence for sentence in not_shown() if "Data repeats" in sentence]
 
 
 def test_repeated_data_is_said_and_for_whom():
-    said = not_shown(changed("trials", "independent-L1-steps287", epochs=2.5))
+    twin = twin_of("albert", "compute")
+    said = not_shown(changed("trials", twin, epochs=2.5))
     (repeats,) = [sentence for sentence in said if "Data repeats" in sentence]
-    assert "independent-L1-steps287 saw the corpora 2.50 times" in repeats
+    assert f"{twin} saw the corpora 2.50 times" in repeats
     (compared,) = [sentence for sentence in said if "worth less than fresh" in sentence]
-    assert "At the same training FLOPs albert saw the corpora 0.252 times and its twin" in compared
+    assert f"At the same training FLOPs albert saw the corpora {significant(12_800 / 812_345)} times" in compared
+    assert f"its twin {twin} 2.50 times" in compared
 
 
 def test_trials_that_took_longer_than_the_speeds_promised_are_told():
-    twin = next(pair.twin for pair in comparisons(STUDY) if (pair.variant, pair.axis) == ("cycle", "time"))
+    twin = twin_of("cycle", "time")
     seconds = {row["arm"]: row["training_seconds"] for row in TABLES["trials"].to_pylist()}["cycle"]
     even = not_shown(changed("trials", twin, training_seconds=seconds))
     assert not [s for s in even if "same training time as cycle" in s and "speeds measured beforehand" in s]
