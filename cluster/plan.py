@@ -6,9 +6,8 @@ import textwrap
 from typing import Any
 
 from cluster.show import bytes_text, columns, seconds_text
-from sharelm.sharing import Footprint
 from sharelm.sharing.drawing import degrees, draw
-from sharelm.study import Study, arms, comparisons, trials
+from sharelm.study import Arm, Study, arms, comparisons, timed_pairs, trials
 
 _ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
 
@@ -21,10 +20,17 @@ def _precisions(study: Study) -> list[str]:
     return {"cpu": ["fp32"], "gpu": ["bf16"], "auto": ["fp32", "bf16"]}[training.device]
 
 
-def _arm(study: Study, figures: Footprint) -> dict[str, Any]:
-    context, tokens, cost = study.model.context, study.training.tokens, study.cost
-    seconds = figures.training_flops_per_token * tokens / (cost.assumed_tflops * 1e12)
+def _arm(study: Study, arm: Arm) -> dict[str, Any]:
+    context, cost, figures = study.model.context, study.cost, arm.footprint
+    seconds = arm.training_flops / (cost.assumed_tflops * 1e12)
     return {
+        "arm": arm.name,
+        "role": arm.role,
+        "attention_schedule": list(arm.sharing.schedule("attention")),
+        "feed_forward_schedule": list(arm.sharing.schedule("feed_forward")),
+        "degrees": degrees(arm.sharing),
+        "drawing": draw(arm.sharing),
+        "feed_forward": arm.shape.feed_forward,
         "stored_parameters": figures.stored_parameters,
         "materialised_parameters": figures.materialised_parameters,
         "training_flops_per_token": figures.training_flops_per_token,
@@ -41,7 +47,8 @@ def _arm(study: Study, figures: Footprint) -> dict[str, Any]:
             p: figures.checkpoint_bytes(study.training.zero_stage, _ELEMENT_BYTES[p]) for p in _precisions(study)
         },
         "optimizer_bytes_per_worker": figures.optimizer_bytes(study.training.zero_stage, study.training.workers),
-        "training_tokens": tokens,
+        "training_tokens": arm.tokens,
+        "training_steps": arm.training(study.training).steps,
         "estimated_training_hours": seconds / study.training.workers / 3600,
         "estimated_training_cost": seconds / 3600 * cost.price_per_hour,
     }
@@ -53,23 +60,11 @@ def plan_study(study: Study) -> dict[str, Any]:
     Hours are wall time of the training alone: training FLOPs x tokens over workers x cost.assumed_tflops; money is
     those hours of every worker at cost.price_per_hour.
     """
-    planned = {
-        arm.name: {
-            "arm": arm.name,
-            "role": arm.role,
-            "attention_schedule": list(arm.sharing.schedule("attention")),
-            "feed_forward_schedule": list(arm.sharing.schedule("feed_forward")),
-            "degrees": degrees(arm.sharing),
-            "drawing": draw(arm.sharing),
-            "feed_forward": arm.shape.feed_forward,
-            **_arm(study, arm.footprint),
-        }
-        for arm in arms(study)
-    }
+    planned = {arm.name: _arm(study, arm) for arm in arms(study)}
     runs = trials(study)
     tree = study.tree()
-    for differs in ("depth", "feed_forward"):  # a twin may have fewer depths and another width
-        del tree["model"][differs]
+    for part, differs in (("model", "depth"), ("model", "feed_forward"), ("training", "tokens")):  # a twin's own
+        del tree[part][differs]
     return {
         "study": study.name,
         "trials": [{"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed} for trial in runs],
@@ -85,9 +80,12 @@ def plan_study(study: Study) -> dict[str, Any]:
             }
             for pair in comparisons(study)
         ],
+        "measured_when_it_runs": [
+            {"variant": variant.name, "axis": "time", "like": twin.name} for variant, twin in timed_pairs(study)
+        ],
         "total": {
             "trials": len(runs),
-            "training_tokens": len(runs) * study.training.tokens,
+            "training_tokens": sum(trial.arm.tokens for trial in runs),
             "estimated_training_hours": sum(planned[t.arm.name]["estimated_training_hours"] for t in runs),
             "estimated_training_cost": sum(planned[t.arm.name]["estimated_training_cost"] for t in runs),
             "currency": study.cost.currency,
@@ -147,6 +145,7 @@ def plan_text(plan: dict[str, Any]) -> str:
             arm["prefill_flops_per_token"],
             arm["decode_flops_per_token"],
             arm["training_tokens"],
+            arm["training_steps"],
             seconds_text(arm["estimated_training_hours"] * 3600),
             f"{arm['estimated_training_cost']:,.4f} {total['currency']}",
         )
@@ -155,6 +154,11 @@ def plan_text(plan: dict[str, Any]) -> str:
     pair_rows = [
         (pair["variant"], pair["axis"], pair["twin"], pair["target"], pair["reached"], f"{pair['relative_error']:+.3%}")
         for pair in plan["comparisons"]
+    ]
+    measured = [
+        f"{pair['variant']} meets on time a twin like {pair['like']}: its tokens follow from speeds that are "
+        "measured when it runs, and it is not counted here."
+        for pair in plan["measured_when_it_runs"]
     ]
     shared = [line for part, value in plan["shared"].items() for line in _settings(part, value)]
     return "\n\n".join(
@@ -166,10 +170,21 @@ def plan_text(plan: dict[str, Any]) -> str:
             ),
             columns(
                 work_rows,
-                ("arm", "training FLOPs/token", "prefill", "decode", "tokens", "one seed's training", "and its cost"),
+                (
+                    "arm",
+                    "training FLOPs/token",
+                    "prefill",
+                    "decode",
+                    "tokens",
+                    "steps",
+                    "one seed's training",
+                    "and its cost",
+                ),
+            ),
+            "\n".join(
+                [columns(pair_rows, ("variant", "equal on", "meets twin", "target", "reached", "error")), *measured]
             ),
             *(f"* {arm['arm']}: {'; '.join(arm['degrees'])}" for arm in plan["arms"] if arm["degrees"]),
-            columns(pair_rows, ("variant", "equal on", "meets twin", "target", "reached", "error")),
             "Every arm shares:\n" + "\n".join(shared),
             f"Estimate: {seconds_text(total['estimated_training_hours'] * 3600)} of training for all trials, "
             f"{total['estimated_training_cost']:,.4f} {total['currency']}, on {total['workers']} worker(s).\n"

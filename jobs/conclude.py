@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from sharelm.report import build
-from sharelm.statistics import compare
+from sharelm.statistics import compare, worth
 from sharelm.store import Manifest, Store
 from sharelm.study import Study
 from sharelm.verdict import decide, headline
@@ -24,8 +24,10 @@ def conclude(
     """
     tables = {table: store.read(table, study.name, steps=names) for table, names in steps.items()}
     tables["comparisons"] = compare(study, tables["scores"])
+    tables["sharing_worth"] = worth(study, tables["scores"])
     tables["verdicts"] = decide(study, tables["comparisons"], tables["trials"], tables["costs"])
-    for table in ("comparisons", "verdicts"):
+    concluded = ("comparisons", "sharing_worth", "verdicts")
+    for table in concluded:
         store.commit_rows(table, study.name, step, tables[table])
     lines = headline(study, tables["verdicts"], tables["comparisons"])
     report = build(study, tables, lines, facts)
@@ -34,5 +36,5 @@ def conclude(
         "report.md": report.markdown.encode(),
         "report.json": report.json.encode(),
     }
-    current = {table: sorted(names) for table, names in steps.items()} | {"comparisons": [step], "verdicts": [step]}
+    current = {table: sorted(names) for table, names in steps.items()} | {table: [step] for table in concluded}
     return store.commit(REPORTS, study.name, step, files, facts={**facts, "headline": lines, "steps": current})

@@ -26,7 +26,7 @@ class Progress:
     """Stages and trials as they go; a context manager, so that the terminal is left as it was."""
 
     def __init__(self) -> None:
-        self._trials = self._steps = 0
+        self._steps: dict[str, int] = {}  # of every trial that is to be trained, by its name
         self._console = Console(file=sys.stderr)
         self._status: Status | None = self._console.status("starting") if self._console.is_terminal else None
         self._told = time.monotonic()
@@ -44,9 +44,9 @@ class Progress:
         if self._status:
             self._status.stop()
 
-    def expect(self, trials: int, steps: int) -> None:
-        """So many trials of so many steps are to be trained."""
-        self._trials, self._steps = trials, steps
+    def expect(self, steps: dict[str, int]) -> None:
+        """These trials are to be trained, each for so many steps."""
+        self._steps = steps
 
     def stage(self, text: str) -> None:
         """A new stage begins, said on a line that stays."""
@@ -69,15 +69,15 @@ class Progress:
         self._started = self._started or time.monotonic()
         for name, at in board.trials.items():
             self._first.setdefault(name, at.step)
-        running = {name: at for name, at in board.trials.items() if at.step < self._steps}
-        text = f"training: {len(board.trials) - len(running)} of {self._trials} trials done"
+        running = {name: at for name, at in board.trials.items() if at.step < self._steps[name]}
+        text = f"training: {len(board.trials) - len(running)} of {len(self._steps)} trials done"
         if not running:
             return text
         name, at = max(running.items(), key=lambda item: item[1].step)
-        text += f"; {name} step {at.step}/{self._steps}, loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s"
+        text += f"; {name} step {at.step}/{self._steps[name]}, loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s"
         reached = sum(at.step for at in board.trials.values())
         here = reached - sum(self._first.values())
         if here > 0:
-            left = (self._trials * self._steps - reached) * (time.monotonic() - self._started) / here
+            left = (sum(self._steps.values()) - reached) * (time.monotonic() - self._started) / here
             text += f", about {duration(left)} left"
         return text

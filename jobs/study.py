@@ -21,16 +21,16 @@ import psutil
 
 from sharelm.digest import digest
 from sharelm.errors import InputError, ShareLMError
-from sharelm.steps import Machine, cost_step, report_step, score_step, trial_step
+from sharelm.steps import Machine, cost_step, report_step, score_step, speed_step, trial_step
 from sharelm.store import TABLES, Manifest, Store, open_store
 from sharelm.store.studies import check_study, record_study
-from sharelm.study import Study, Trial, load_study, trials
+from sharelm.study import Arm, Speeds, Study, Trial, load_study, timed_pairs, trials
 
 if TYPE_CHECKING:
     from jobs.progress import Progress
 
-TRAINING, EVALUATION, COST = "training", "evaluating", "measuring cost"
-Pending = dict[Any, tuple[str, str]]  # of a Ray task: one of these three, and what a message calls it
+TRAINING, EVALUATION, COST, SPEED = "training", "evaluating", "measuring cost", "measuring training speed"
+Pending = dict[Any, tuple[str, str]]  # of a Ray task: one of these, and what a message calls it
 
 
 @dataclass
@@ -66,20 +66,22 @@ class Driver:
         from jobs.measure import Place
         from jobs.session import machine, resources
 
-        self.study, self.store, self.data, self.progress = study, store, data, progress
+        self.study, self.base, self.store, self.data, self.progress = study, base, store, data, progress
         self.have = resources(study)
         self.machine = machine(study, self.have)
         self.board: Any = Board.remote()  # type: ignore[attr-defined]
-        self.work = plan_work(study, data, base, self.machine)
         self.place = Place(study, base, data, store.uri, self.machine, self.have.evaluation_cpus, self.board)
-        there = _committed(store, "trials", study.name)
-        self.missing = {step: trial for step, trial in self.work.trials.items() if step not in there}
+        self.work = Work()
+        self.missing: dict[str, Trial] = {}
         self.errors: list[str] = []
 
     def run(self) -> None:
         """Train, evaluate and measure whatever is not committed yet."""
+        self._plan()
+        if self.errors:
+            return
         done = len(self.work.trials) - len(self.missing)
-        self.progress.expect(len(self.missing), self.study.training.steps)
+        self.progress.expect({t.name: t.arm.training(self.study.training).steps for t in self.missing.values()})
         self.progress.stage(
             f"study {self.study.name}: {len(self.work.trials)} trials, {done} already there; {self.machine.device_name}"
         )
@@ -87,9 +89,36 @@ class Driver:
         if not self.errors:
             self._measure()
 
+    def _plan(self) -> None:
+        """Know every trial: the time axis's twins learn as long as measured speeds say."""
+        pairs = {speed_step(self.study, pair, self.machine): pair for pair in timed_pairs(self.study)}
+        known = _committed(self.store, "speeds", self.study.name)
+        untimed = tuple(pair for step, pair in pairs.items() if step not in known)
+        if untimed:
+            self._wait({self._group((), untimed): (SPEED, "training speeds")})
+            if self.errors:
+                return
+        facts = {manifest.step: manifest.facts for manifest in self.store.manifests("speeds", self.study.name)}
+        speeds = {
+            variant.name: Speeds(facts[step]["variant_tokens_per_second"], facts[step]["twin_tokens_per_second"])
+            for step, (variant, _) in pairs.items()
+        }
+        self.study = self.study.measured(speeds)
+        self.work = plan_work(self.study, self.data, self.base, self.machine)
+        there = _committed(self.store, "trials", self.study.name)
+        self.missing = {step: trial for step, trial in self.work.trials.items() if step not in there}
+
+    def _group(self, trials: tuple[Trial, ...], timed: tuple[tuple[Arm, Arm], ...] = ()) -> Any:
+        """A worker group at work on these."""
+        from jobs.train import Group, train_group
+
+        return train_group.remote(
+            Group(self.study, trials, timed, self.data, self.machine, self.store.uri, self.have, self.board)
+        )
+
     def _train_and_score(self) -> None:
         from jobs.measure import score_trial
-        from jobs.train import Group, split, train_group
+        from jobs.train import split
 
         have = self.have
         scored = _committed(self.store, "scores", self.study.name)
@@ -109,7 +138,7 @@ class Driver:
         groups: Pending = {}
         after: dict[Any, Callable[[], Pending]] = {}
         for part in split(list(self.missing.values()), have.parallel_groups, self.study.training.trials_per_group):
-            ref = train_group.remote(Group(self.study, part, self.data, self.machine, self.store.uri, have, self.board))
+            ref = self._group(part)
             groups[ref] = (TRAINING, f"trials {part[0].name} to {part[-1].name}")
             steps = {step for step, trial in self.missing.items() if trial in part}
             after[ref] = partial(score, steps)
@@ -179,12 +208,12 @@ class Driver:
                 kind: covered((start, end) for k, start, end in spans if k == kind)
                 for kind in ("training", "evaluation", "cost")
             },
+            "tokens_per_second": {name: vars(speeds) for name, speeds in self.study.speeds.items()},
             "data": self.store.find("data", self.study.name, self.data).facts,  # type: ignore[union-attr]
         }
         steps = {
             "trials": self.work.trials.keys(),
             "steps": self.work.trials.keys(),
-            "distances": self.work.trials.keys(),
             "scores": self.work.scores.keys(),
             "costs": self.work.costs.keys(),
         }

@@ -17,15 +17,16 @@ import ray
 from jobs.session import Resources
 from sharelm.steps import Machine
 from sharelm.store import open_store
-from sharelm.study import Study, Trial
+from sharelm.study import Arm, Study, Trial
 
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that one worker group trains, and all that its workers need to know."""
+    """What one worker group trains or times, and all that its workers need to know."""
 
     study: Study
     trials: tuple[Trial, ...]
+    timed: tuple[tuple[Arm, Arm], ...]  # a variant and its time twin's model, whose speeds are measured first
     data: str
     machine: Machine
     store: str
@@ -43,8 +44,9 @@ def _train_worker(config: dict[str, Group]) -> None:
     """Runs in every worker of the group."""
     import torch
 
-    from jobs.board import TrainingReporter
+    from jobs.board import TrainingReporter, busy
     from sharelm.data import open_corpus
+    from sharelm.training.speed import measure_speeds
     from sharelm.training.trial import train_trial
 
     group = config["group"]
@@ -58,14 +60,17 @@ def _train_worker(config: dict[str, Group]) -> None:
     manifest = store.find("data", group.study.name, group.data)
     assert manifest is not None  # the driver prepares the data before it trains
     corpus = open_corpus(store, manifest)
+    for pair in group.timed:
+        with busy(group.board, "training"):
+            measure_speeds(group.study, pair, corpus, group.machine, store)
     for trial in group.trials:
-        on_step = TrainingReporter(group.board, group.study.training.steps)
+        on_step = TrainingReporter(group.board, trial.arm.training(group.study.training).steps)
         train_trial(group.study, trial, corpus, group.data, group.machine, store, on_step)
 
 
 @ray.remote(num_cpus=0)
 def train_group(group: Group) -> None:
-    """Train a group of trials; returns when all of them are committed."""
+    """Train a group of trials, or time pairs of arms; returns when all of them are committed."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 

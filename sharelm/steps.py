@@ -12,8 +12,10 @@ from typing import Any
 
 from sharelm.digest import code_digest, digest
 from sharelm.errors import InputError
-from sharelm.study import Study, Trial
+from sharelm.study import Arm, Study, Trial
 from sharelm.study.tree import HOW_FAST, Task, Workload
+
+_LEARNING_CODE = ("sharelm.sharing", "sharelm.model.decoder", "sharelm.training")
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,39 @@ class Machine:
     device_name: str
 
 
+def _learning(study: Study, arm: Arm, machine: Machine) -> dict[str, Any]:
+    """What decides how an arm learns on this machine, but for its seed and the data."""
+    settings = arm.training(study.training).model_dump(mode="json")
+    training = {key: value for key, value in settings.items() if f"training.{key}" not in HOW_FAST}
+    return {
+        "arm": arm.name,
+        "shape": asdict(arm.shape),
+        "sharing": asdict(arm.sharing),
+        "training": {**training, "device": machine.device, "precision": machine.precision},
+    }
+
+
 def trial_step(study: Study, trial: Trial, data: str, machine: Machine) -> str:
     """Names a trial's step in the tables `models`, `steps` and `trials`."""
-    training = {k: v for k, v in study.training.model_dump(mode="json").items() if f"training.{k}" not in HOW_FAST}
     return digest(
         {
             "step": "train",
-            "arm": trial.arm.name,
+            **_learning(study, trial.arm, machine),
             "seed": trial.seed,
-            "shape": asdict(trial.arm.shape),
-            "sharing": asdict(trial.arm.sharing),
-            "training": {**training, "device": machine.device, "precision": machine.precision},
             "data": data,
-            "code": code_digest("sharelm.sharing", "sharelm.model.decoder", "sharelm.training"),
+            "code": code_digest(*_LEARNING_CODE),
+        }
+    )
+
+
+def speed_step(study: Study, pair: tuple[Arm, Arm], machine: Machine) -> str:
+    """Names the measured training speeds of a variant and the model of its time twin on this device."""
+    return digest(
+        {
+            "step": "speed",
+            "pair": [_learning(study, arm, machine) for arm in pair],
+            "device": machine.device_name,
+            "code": code_digest(*_LEARNING_CODE),
         }
     )
 

@@ -121,6 +121,27 @@ def schedules(arm: Arm) -> str:
     return "; ".join([read, *degrees(arm.sharing)])
 
 
+def amount(axis: str, value: float) -> str:
+    """An axis's figure with its unit."""
+    if axis == "compute":
+        return numbers.si(value, "FLOP", digits=5)
+    if axis == "memory":
+        return numbers.si(value, "B", digits=5)
+    return numbers.duration(value) if axis == "time" else numbers.count(value)
+
+
+def ends(row: Row, places: int | None = None) -> str:
+    """An interval of the `sharing_worth` table; an end that is not bounded is an ellipsis."""
+    low, high = row["interval_low"], row["interval_high"]
+    if low is None and high is None:
+        return numbers.NOTHING
+    shown = [
+        "…" if end is None else numbers.significant(end) if places is None else numbers.decimals(end, places)
+        for end in (low, high)
+    ]
+    return " to ".join(shown)
+
+
 def _worst(outcomes: list[str]) -> str:
     if not outcomes or "not_shown" in outcomes:
         return "not_met" if "not_met" in outcomes else "not_shown"
@@ -136,6 +157,30 @@ def _gate(study: Study, stage: str) -> str:
         asked.append(f"{numbers.count(gate.training_tokens)} training tokens")
     asked += [f"no loss at {axis_words(axis)}" for axis in gate.axes]
     return f"Asks for {'; '.join(asked)}."
+
+
+_PRICES = {  # quantity: of what a per cent, in what unit
+    "nats_per_percent_stored": ("stored parameters", "nats"),
+    "perplexity_per_percent_stored": ("stored parameters", "% perplexity"),
+    "nats_per_percent_of_blocks": ("parameters outside the embedding", "nats"),
+    "perplexity_per_percent_of_blocks": ("parameters outside the embedding", "% perplexity"),
+}
+
+
+def _worth(rows: list[Row]) -> dict[str, Any]:
+    """The `sharing_worth` rows for a reader: one a variant for depth and phi, one a variant and kind for the price."""
+    found = {(row["variant"], row["quantity"]): row for row in rows}
+    loops = [
+        {"variant": variant, "depth": row, "phi": found[variant, "phi"]}
+        for (variant, quantity), row in found.items()
+        if quantity == "effective_depth"
+    ]
+    prices = [
+        {"row": row, "counted": _PRICES[row["quantity"]][0], "unit": _PRICES[row["quantity"]][1]}
+        for row in rows
+        if row["quantity"] in _PRICES
+    ]
+    return {"loops": loops, "prices": prices}
 
 
 def _variant(study: Study, name: str, verdicts: list[Row]) -> dict[str, Any]:
@@ -177,6 +222,8 @@ def _arm_json(figures: ArmFigures) -> dict[str, Any]:
         "stored_parameters": size.stored_parameters,
         "materialised_parameters": size.materialised_parameters,
         "training_flops_per_token": size.training_flops_per_token,
+        "training_tokens": arm.tokens,
+        "epochs": figures.epochs,
         "weights_bytes": figures.stored_bytes,
         "loss_nats_per_token": figures.loss,
         "loss_nats_per_token_by_seed": figures.losses,
@@ -196,6 +243,7 @@ def _as_json(study: Study, summary: Summary, headline: list[str], context: dict[
         "headline": headline,
         "verdicts": summary.verdicts,
         "comparisons": summary.comparisons,
+        "sharing_worth": summary.worth,
         "arms": [_arm_json(figures) for figures in summary.arms],
         "not_shown": [sentence for _, sentences in context["caveats"] for sentence in sentences],
         "facts": facts,
@@ -225,6 +273,8 @@ def _environment() -> jinja2.Environment:
         "words": words,
         "heading": title,
         "axis": axis_words,
+        "amount": amount,
+        "ends": ends,
         "schedules": schedules,
         "md": in_markdown,
     }
@@ -249,6 +299,7 @@ def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], fac
         "summary": summary,
         "variants": [_variant(study, variant.name, summary.verdicts) for variant in study.variant],
         "gallery": draw(summary),
+        "worth": _worth(summary.worth),
         "main": main,
         "others": [row for row in summary.comparisons if row not in main],
         "metrics": METRICS,

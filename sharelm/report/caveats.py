@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sharelm.report.numbers import count, percent, plain, si, signed, significant
-from sharelm.report.summary import Summary
+from sharelm.report.numbers import count, duration, percent, plain, si, signed, significant
+from sharelm.report.summary import Summary, mean
 from sharelm.study import Study
+from sharelm.study.twins import TOLERANCE
 
 TOKENS_PER_PARAMETER = 20  # about compute-optimal: Hoffmann et al., arXiv 2203.15556
 LOOPS_OVERTAKE_BY = 200_000_000  # tokens; BabyLM recursion study: 75 to 200 million
-AXIS_TOLERANCE = 0.01
+AXIS_TOLERANCE = TOLERANCE
 _ACCELERATOR = re.compile(r"nvidia|tesla|quadro|geforce|titan|instinct|radeon|\bgpu\b|cuda", re.IGNORECASE)
 
 
@@ -55,9 +56,10 @@ def _comparisons(study: Study, summary: Summary) -> list[str]:
             found.append(f"{pair['variant']} was not compared with its twin of {axis}: their scores are missing.")
         if abs(pair["relative_error"]) > AXIS_TOLERANCE:
             found.append(
-                f"{pair['variant']} and its twin {pair['twin']} are not equal in {axis.removeprefix('the ')}: off by "
-                f"{percent(pair['relative_error'])}, more than {percent(AXIS_TOLERANCE)}."
+                f"{pair['variant']} and its twin {pair['twin']} are not equal in {axis.removeprefix('the same ')}: "
+                f"off by {percent(pair['relative_error'])}, more than {percent(AXIS_TOLERANCE)}."
             )
+    found += _times(summary)
     undecided = [row for row in summary.comparisons if row["outcome"] == "not_shown"]
     for row in undecided:
         domain = "" if row["domain"] == "all" else f", domain {row['domain']}"
@@ -72,6 +74,24 @@ def _comparisons(study: Study, summary: Summary) -> list[str]:
             f"{row['variant']} against its twin of {axis_words(row['axis'])} on {row['task']}{domain}: not shown; "
             f"{why}."
         )
+    return found
+
+
+def _times(summary: Summary) -> list[str]:
+    """The time axis rests on speeds measured beforehand: how the seconds that trials took turned out."""
+    seconds = {
+        figures.arm.name: mean(row["training_seconds"] for row in figures.trials if row["status"] == "done")
+        for figures in summary.arms
+    }
+    found = []
+    for pair in summary.pairs:
+        variant, twin = seconds[pair["variant"]], seconds[pair["twin"]]
+        if pair["axis"] == "time" and variant and twin and abs(twin / variant - 1) > AXIS_TOLERANCE:
+            found.append(
+                f"The twin of {axis_words('time')} as {pair['variant']} was given its tokens from speeds measured "
+                f"beforehand; its trials took {duration(twin)}, the variant's {duration(variant)}: off by "
+                f"{percent(twin / variant - 1)}."
+            )
     return found
 
 
@@ -154,19 +174,41 @@ def _scale(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str
             f"In the BabyLM recursion study a looped model overtook its independent twin only after 75 to 200 M "
             f"tokens; at {si(tokens)} a short run may give the wrong sign."
         )
-    available = (facts.get("data") or {}).get("training_tokens")
-    if available and tokens > 1.5 * available:
-        found.append(
-            f"The corpora hold {si(available)} training tokens, so each was seen {significant(tokens / available, 2)} "
-            "times: what arms gain from fresh text is not shown."
-        )
+    found += _repeats(summary)
     found.append("All arms share one learning rate and schedule; none was tuned on its own.")
+    return found
+
+
+def _repeats(summary: Summary) -> list[str]:
+    """Which arms saw the corpora more than once; how often is a figure of each trial."""
+    epochs = {figures.arm.name: figures.epochs for figures in summary.arms}
+    known = {name: value for name, value in epochs.items() if value is not None}
+    repeated = {name: value for name, value in known.items() if value > 1}
+    if not repeated:
+        return []
+    times = sorted(set(repeated.values()))
+    said = f"{significant(times[0], 3)} times" if len(times) == 1 else "more than once"
+    who = "every arm" if len(repeated) == len(known) else ", ".join(repeated)
+    found = [f"Data repeats: {who} saw the corpora {said}, so what arms gain from fresh text is not shown."]
+    for pair in summary.pairs:
+        variant, twin = known.get(pair["variant"]), known.get(pair["twin"])
+        if variant is not None and twin is not None and twin > 1 and abs(twin - variant) > AXIS_TOLERANCE * variant:
+            found.append(
+                f"At {axis_words(pair['axis'])} {pair['variant']} saw the corpora {significant(variant, 3)} times and "
+                f"its twin {pair['twin']} {significant(twin, 3)} times: repeated text is worth less than fresh."
+            )
     return found
 
 
 def axis_words(axis: str) -> str:
     """How a reader calls an axis."""
-    return {"depth": "the same depth", "parameters": "the same stored parameters"}.get(axis, f"the same {axis}")
+    return {
+        "depth": "the same depth",
+        "parameters": "the same stored parameters",
+        "compute": "the same training FLOPs",
+        "memory": "the same serving memory",
+        "time": "the same training time",
+    }.get(axis, f"the same {axis}")
 
 
 def scope(study: Study, summary: Summary) -> str:

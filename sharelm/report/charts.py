@@ -12,7 +12,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from sharelm.report.drawing import Canvas, Chart, printable, short, spread
 from sharelm.report.numbers import plain, si, signed, significant
 
-VARIANT, TWIN, PARAMETERS_TWIN, GREY = "#b34700", "#0067a3", "#00705a", "#6a6a6a"
+VARIANT, TWIN, PARAMETERS_TWIN = "#b34700", "#0067a3", "#00705a"
+COMPUTE_TWIN, MEMORY_TWIN, TIME_TWIN = "#7a3e9d", "#6a6a6a", "#8a6d00"
+LineStyle = str | tuple[int, tuple[int, ...]]
 OUTCOME_MARKS = {  # colour and shape: neither alone carries the outcome
     "better": ("#00705a", "D"),
     "not_worse": ("#0067a3", "o"),
@@ -40,7 +42,7 @@ class Curve:
 
     label: str
     colour: str
-    style: str
+    style: LineStyle
     x: Sequence[float]
     mean: Sequence[float]
     low: Sequence[float]

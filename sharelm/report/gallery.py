@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from sharelm.report.caveats import axis_words
 from sharelm.report.charts import (
-    GREY,
+    COMPUTE_TWIN,
+    MEMORY_TWIN,
     PARAMETERS_TWIN,
+    TIME_TWIN,
     TWIN,
     VARIANT,
     Bar,
     Curve,
     Interval,
+    LineStyle,
     Point,
     bars,
     curves,
@@ -31,7 +34,13 @@ METRICS = {  # metric: how a reader calls it, unit on the axis, whether higher i
     "bits_per_byte": ("bits per byte", "bits", False),
     "accuracy": ("accuracy", "share", True),
 }
-_TWIN_LINES = {"depth": (TWIN, "--"), "parameters": (PARAMETERS_TWIN, ":")}
+_TWIN_LINES: dict[str, tuple[str, LineStyle]] = {
+    "depth": (TWIN, "--"),
+    "parameters": (PARAMETERS_TWIN, ":"),
+    "compute": (COMPUTE_TWIN, "-."),
+    "memory": (MEMORY_TWIN, (0, (5, 1))),
+    "time": (TIME_TWIN, (0, (1, 3))),
+}
 _MEMORY = (("weights", VARIANT, ""), ("KV cache", TWIN, "///"), ("rest", "#b5b5b5", ""))
 
 
@@ -79,10 +88,10 @@ def _task_charts(axis: str, rows: list[Row]) -> list[Chart]:
 def _curves(summary: Summary) -> list[Chart]:
     charts = []
     for number, variant in enumerate(f.arm.name for f in summary.arms if f.arm.role == "variant"):
-        wanted = [(variant, VARIANT, "-")]
+        wanted: list[tuple[str, str, LineStyle]] = [(variant, VARIANT, "-")]
         for pair in (p for p in summary.pairs if p["variant"] == variant):
             if pair["twin"] not in [name for name, _, _ in wanted]:
-                wanted.append((pair["twin"], *_TWIN_LINES.get(pair["axis"], (GREY, "-."))))
+                wanted.append((pair["twin"], *_TWIN_LINES[pair["axis"]]))
         lines = []
         for name, colour, style in wanted:
             if name in summary.curves:

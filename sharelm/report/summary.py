@@ -52,6 +52,11 @@ class ArmFigures:
         return mean(row["weights_bytes"] for row in self.trials)
 
     @property
+    def epochs(self) -> float | None:
+        """How often its training saw the corpora; above 1 data repeats."""
+        return mean(row["epochs"] for row in self.trials if row["status"] == "done")
+
+    @property
     def training_cost(self) -> float | None:
         """Money one training run cost, mean over seeds."""
         return mean(row["training_cost"] for row in self.trials if row["status"] == "done")
@@ -74,6 +79,7 @@ class Summary:
     arms: list[ArmFigures]
     verdicts: list[Row]
     comparisons: list[Row]
+    worth: list[Row]  # of the sharing_worth table
     pairs: list[Row]  # each variant with its twin on an axis, and how well they are matched
     curves: dict[str, LossCurve]
     distances: list[Row]  # how far apart softly tied depths ended up
@@ -173,6 +179,7 @@ def summarise(study: Study, tables: Mapping[str, pa.Table]) -> Summary:
         arms=figures,
         verdicts=sorted(tables["verdicts"].to_pylist(), key=place),
         comparisons=sorted(tables["comparisons"].to_pylist(), key=place),
+        worth=sorted(tables["sharing_worth"].to_pylist(), key=place),
         pairs=pairs,
         curves=loss_curves(tables["steps"]),
         distances=tables["distances"].to_pylist() if "distances" in tables else [],

@@ -18,13 +18,13 @@ from sharelm.study.tree import Task
 ALL = "all"
 
 
-def _judged(study: Study, metric: str, domain: str) -> tuple[float, float | None]:
-    """The confidence of the interval, and the margin it is held against."""
+def _judged(study: Study, family: int, metric: str, domain: str) -> tuple[float, float | None]:
+    """The confidence of the interval, and the margin it is held against; `family` is the number of comparisons."""
     accuracy = study.kpi.accuracy
     if domain != ALL or metric == BITS:
         return accuracy.confidence, None
     if metric == LOSS:  # the family of claims the verdict rests on, corrected after Bonferroni
-        return 1 - (1 - accuracy.confidence) / len(comparisons(study)), accuracy.loss_margin_nats
+        return 1 - (1 - accuracy.confidence) / family, accuracy.loss_margin_nats
     return accuracy.confidence, accuracy.task_margin
 
 
@@ -59,11 +59,11 @@ def _mean_difference(panel: Panel, pair: Comparison, metric: Metric, seeds: list
     return difference
 
 
-def _compare_panel(study: Study, task: Task, domain: str, panel: Panel) -> list[dict[str, Any]]:
+def _compare_panel(
+    study: Study, pairs: list[Comparison], task: Task, domain: str, panel: Panel
+) -> list[dict[str, Any]]:
     columns = [
-        (pair, metric, panel.common_seeds(pair.variant, pair.twin))
-        for pair in comparisons(study)
-        for metric in panel.metrics
+        (pair, metric, panel.common_seeds(pair.variant, pair.twin)) for pair in pairs for metric in panel.metrics
     ]
     errors = document_standard_errors(
         np.stack([_mean_difference(panel, pair, metric, seeds) for pair, metric, seeds in columns], axis=1),
@@ -72,7 +72,7 @@ def _compare_panel(study: Study, task: Task, domain: str, panel: Panel) -> list[
     )
     rows = []
     for (pair, metric, seeds), error in zip(columns, errors.tolist(), strict=True):
-        confidence, margin = _judged(study, metric.name, domain)
+        confidence, margin = _judged(study, len(pairs), metric.name, domain)
         documents = len(metric.sizes) if seeds else 0
         row: dict[str, Any] = {
             "variant": pair.variant,
@@ -109,11 +109,12 @@ def compare(study: Study, scores: pa.Table) -> pa.Table:
     null or not finite.
     """
     rows: list[dict[str, Any]] = []
+    pairs = comparisons(study)
     for task in study.evaluation.task:
         scored = scores.filter(pc.equal(scores["task"], task.name))
-        rows += _compare_panel(study, task, ALL, build_panel(scored, task.kind))
+        rows += _compare_panel(study, pairs, task, ALL, build_panel(scored, task.kind))
         if task.kind == BITS:
             for domain in sorted(pc.unique(scored["domain"]).to_pylist()):
                 here = scored.filter(pc.equal(scored["domain"], domain))
-                rows += _compare_panel(study, task, domain, build_panel(here, task.kind))
+                rows += _compare_panel(study, pairs, task, domain, build_panel(here, task.kind))
     return pa.Table.from_pylist(rows, schema=TABLES["comparisons"])

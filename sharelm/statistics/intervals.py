@@ -19,6 +19,20 @@ MOST_SEEDS = 50  # beyond which nobody would train
 _CELLS_AT_ONCE = 2_000_000  # resamples x documents held at a time: 16 MB an array
 
 
+def _resampled(numerators: Floats, sizes: Floats, rng: np.random.Generator, resamples: int) -> Floats:
+    """The ratios of every resample, (resamples, columns)."""
+    documents, columns = numerators.shape
+    ratios = np.empty((resamples, columns))
+    rows = max(1, _CELLS_AT_ONCE // documents)
+    for start in range(0, resamples, rows):
+        here = min(rows, resamples - start)
+        drawn = rng.integers(0, documents, size=(here, documents))
+        drawn += documents * np.arange(here)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=here * documents).reshape(here, documents).astype(np.float64)
+        ratios[start : start + here] = (times @ numerators) / (times @ sizes)
+    return ratios
+
+
 def document_standard_errors(
     numerators: Floats, sizes: Floats, rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> Floats:
@@ -30,32 +44,43 @@ def document_standard_errors(
     documents, columns = numerators.shape
     if documents < 2:
         return np.full(columns, np.nan)
-    ratios = np.empty((resamples, columns))
-    rows = max(1, _CELLS_AT_ONCE // documents)
-    for start in range(0, resamples, rows):
-        here = min(rows, resamples - start)
-        drawn = rng.integers(0, documents, size=(here, documents))
-        drawn += documents * np.arange(here)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=here * documents).reshape(here, documents).astype(np.float64)
-        ratios[start : start + here] = (times @ numerators) / (times @ sizes)
+    ratios = _resampled(numerators, sizes, rng, resamples)
     spread: Floats = ratios.std(axis=0, ddof=1) * np.sqrt(documents / (documents - 1))
     return spread
+
+
+def document_covariance(
+    numerators: Floats, sizes: Floats, rng: np.random.Generator, resamples: int = RESAMPLES
+) -> Floats:
+    """The same bootstrap's covariance of the columns' ratios, (columns, columns); two documents or more."""
+    documents = len(numerators)
+    found = np.atleast_2d(np.cov(_resampled(numerators, sizes, rng, resamples), rowvar=False))
+    return np.asarray(found * documents / (documents - 1), np.float64)
 
 
 def seed_standard_error(variant: Floats, twin: Floats, arms: Floats) -> tuple[float | None, int | None]:
     """Standard error over seeds of the mean of `variant - twin`, and its degrees of freedom; (None, None) for one seed.
 
-    `variant` and `twin` are one figure a seed; `arms` is (arms, seeds), those two among them. Seeds are the blocks
-    of a randomised block design: the error mean square left after arms and seeds are taken out has
-    (arms - 1)(seeds - 1) degrees of freedom. Where the pair's own spread is larger, that is taken instead.
+    `variant` and `twin` are one figure a seed; `arms` is (arms, seeds), those two among them.
+    """
+    return contrast_standard_error(variant - twin, 2.0, arms)
+
+
+def contrast_standard_error(contrast: Floats, squares: float, arms: Floats) -> tuple[float | None, int | None]:
+    """Standard error over seeds of the mean of `contrast`, and its degrees of freedom; (None, None) for one seed.
+
+    `contrast` is, for each seed, a sum of arms whose weights sum to zero; `squares` is the sum of their squares.
+    `arms` is (arms, seeds), those among them. Seeds are the blocks of a randomised block design: the error mean
+    square left after arms and seeds are taken out has (arms - 1)(seeds - 1) degrees of freedom. Where the
+    contrast's own spread is larger, that is taken instead.
     """
     count, seeds = arms.shape
     if seeds < 2:
         return None, None
     freedom = (count - 1) * (seeds - 1)
     left = arms - arms.mean(axis=0) - arms.mean(axis=1, keepdims=True) + arms.mean()
-    pooled = 2 * float((left**2).sum()) / freedom
-    own = float(np.var(variant - twin, ddof=1))
+    pooled = squares * float((left**2).sum()) / freedom
+    own = float(np.var(contrast, ddof=1))
     return float(np.sqrt(max(own, pooled) / seeds)), freedom
 
 

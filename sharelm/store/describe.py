@@ -11,6 +11,7 @@ _ROW_OF = {
     "scores": "one scored item of one trial",
     "costs": "one measured workload of one trial",
     "comparisons": "a variant beside one of its twins, on one task and domain",
+    "sharing_worth": "one quantity of a variant: the depth it is worth, phi, or a price of storage",
     "verdicts": "one finding about a variant: on an axis, a KPI or a roll-out stage",
 }
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from sharelm.errors import StoreError
 from sharelm.store.manifest import FileRecord, Manifest
-from sharelm.store.schemas import PARTITIONS, TABLES
+from sharelm.store.schemas import PARTITIONS, SCHEMA_VERSION, TABLES
 
 
 def encode_rows(table: str, rows: pa.Table) -> bytes:
@@ -37,9 +37,17 @@ def encode_rows(table: str, rows: pa.Table) -> bytes:
 
 
 def decode_rows(step: Manifest, record: FileRecord, data: bytes) -> pa.Table:
-    """The rows in one committed file, with the partition columns `study` and `step`."""
+    """The rows in one committed file, with the partition columns `study` and `step`.
+
+    A column that an older schema lacked is null.
+    """
     schema = TABLES[step.table]
     rows = pq.ParquetFile(pa.BufferReader(data)).read()
+    if (step.schema_version or 0) < SCHEMA_VERSION:
+        absent = [field for field in schema if field.name not in rows.column_names]
+        for field in absent:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+        rows = rows.select(schema.names).cast(schema)
     if not rows.schema.equals(schema):
         raise StoreError(f"{record.key} does not have the columns of table {step.table}")
     for name in PARTITIONS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PARTITIONS = {
     "study": "the study's name",
     "step": "digest of the spec of the step that wrote the row",
@@ -21,7 +21,7 @@ def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
 
 _TRIAL = [
     _field("trial", pa.string(), "the training run: arm and seed"),
-    _field("arm", pa.string(), "the model: reference, variant or twin"),
+    _field("arm", pa.string(), "the model: reference, variant, twin or rung"),
     _field("seed", pa.int64(), "seed of initial weights and token order"),
 ]
 
@@ -29,7 +29,7 @@ TABLES: dict[str, pa.Schema] = {
     "trials": pa.schema(
         [
             *_TRIAL,
-            _field("role", pa.string(), "reference, variant or twin"),
+            _field("role", pa.string(), "reference, variant, twin or rung (of the ladder)"),
             _field("status", pa.string(), "done or diverged"),
             _field("error", pa.string(), "why it did not finish, or null"),
             _field("attention_schedule", pa.list_(pa.int32()), "stored attention block read at each depth"),
@@ -39,6 +39,9 @@ TABLES: dict[str, pa.Schema] = {
             _field("embedding_parameters", pa.int64(), "parameters of the tied embedding"),
             _field("training_flops_per_token", pa.int64(), "forward and backward, PaLM convention"),
             _field("tokens", pa.int64(), "training tokens seen"),
+            _field(
+                "epochs", pa.float64(), "tokens over the packed training tokens of the corpora: above 1 data repeats"
+            ),
             _field("steps", pa.int64(), "optimizer steps"),
             _field("workers", pa.int32(), "training workers"),
             _field("device", pa.string(), "device name as the driver reports it"),
@@ -133,8 +136,13 @@ TABLES: dict[str, pa.Schema] = {
         [
             _field("variant", pa.string(), "the shared arm"),
             _field("twin", pa.string(), "the independent arm it meets"),
-            _field("axis", pa.string(), "what the two hold equal"),
-            _field("axis_target", pa.float64(), "the variant's figure on the axis"),
+            _field("axis", pa.string(), "what the two hold equal: depth, parameters, compute, memory or time"),
+            _field(
+                "axis_target",
+                pa.float64(),
+                "the variant's figure on the axis: depths, stored parameters, training FLOPs, serving bytes or "
+                "training seconds",
+            ),
             _field("axis_reached", pa.float64(), "the twin's figure on the axis"),
             _field("axis_relative_error", pa.float64(), "reached over target, less one"),
             _field("task", pa.string(), "the evaluation task"),
@@ -153,6 +161,26 @@ TABLES: dict[str, pa.Schema] = {
             _field("documents", pa.int64(), "documents (clusters) in common"),
             _field("margin", pa.float64(), "the study's margin, in the metric's unit; null where none is set"),
             _field("outcome", pa.string(), "better, not_worse, worse or not_shown; null where no margin is set"),
+        ]
+    ),
+    "sharing_worth": pa.schema(
+        [
+            _field("variant", pa.string(), "the shared arm"),
+            _field(
+                "quantity",
+                pa.string(),
+                "effective_depth, phi, or a price of storage: nats_per_percent_stored, perplexity_per_percent_stored, "
+                "nats_per_percent_of_blocks, perplexity_per_percent_of_blocks",
+            ),
+            _field("value", pa.float64(), "its value; null where it is not shown"),
+            _field("interval_low", pa.float64(), "lower end of its interval; null where the ladder does not bound it"),
+            _field("interval_high", pa.float64(), "upper end of its interval; null likewise"),
+            _field("confidence", pa.float64(), "confidence of the interval; no verdict rests on it, so uncorrected"),
+            _field("against", pa.list_(pa.string()), "the independent arms it rests on"),
+            _field("removed_percent", pa.float64(), "per cent removed of what a price counts; null for the others"),
+            _field("seeds", pa.int64(), "seeds in common"),
+            _field("documents", pa.int64(), "documents (clusters) in common"),
+            _field("reason", pa.string(), "why value or an end of the interval is null"),
         ]
     ),
     "verdicts": pa.schema(

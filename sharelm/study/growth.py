@@ -7,7 +7,7 @@ from typing import Any
 
 # Entries may be added here: those of the first kind are known by their name, of the second by themselves.
 _NAMED = {"variant", "evaluation.task", "cost.workload"}
-_VALUES = {"study.seeds", "twins.axes"}
+_VALUES = {"study.seeds", "twins.axes", "twins.ladder"}
 
 # How the work is cut up, or what only an estimate uses: no result depends on it.
 _FREE = {
@@ -28,7 +28,14 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
     Each is a clause for a message: `training.tokens = 1000, now 2000` or `variant 'cycle', now gone`.
     """
-    return list(_fields(old, new, kind="", place=""))
+    return [*_fields(old, new, kind="", place=""), *_served_first(old, new)]
+
+
+def _served_first(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """The memory axis holds the first workload's bytes equal: another first one would make other twins."""
+    was, now = (tree["cost"]["workload"][0]["name"] for tree in (old, new))
+    if "memory" in old["twins"]["axes"] and was != now:
+        yield f"{was!r} as the first cost.workload, which sets the memory axis, now {now!r}"
 
 
 def _fields(old: Mapping[str, Any], new: Mapping[str, Any], kind: str, place: str) -> Iterator[str]:

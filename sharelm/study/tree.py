@@ -6,10 +6,11 @@ Every field that a reader of the verdict could question is here and has no silen
 from __future__ import annotations
 
 import re
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from sharelm.sharing import SCHEMES, Atoms, Embedding, LowRank, ModelShape, Sharing, SoftTying, build_sharing
 from sharelm.sharing.checks import check_shape
@@ -30,6 +31,7 @@ HOW_FAST = frozenset(
     }
 )
 STAGES = ("proof_of_concept", "important_workloads", "everywhere")
+Axis = Literal["depth", "parameters", "compute", "memory", "time"]  # what a variant and its twin have equal
 
 
 def _slug(name: str) -> str:
@@ -211,15 +213,26 @@ _NUMBERS = ("blocks", "prelude", "core", "coda", "rank", "first", "last")
 
 
 class Twins(Node):
-    """`[twins]`: on which axes every variant meets an independent model that is equal to it there."""
+    """`[twins]`: on which axes every variant meets an independent model that is equal to it there.
 
-    axes: list[Literal["depth", "parameters"]] = Field(default=["depth", "parameters"], min_length=1)
+    `ladder` adds independent models of these depths, so that the depth a variant is worth can be read off them.
+    """
+
+    axes: list[Axis] = Field(default=["depth", "parameters"], min_length=1)
+    ladder: list[Positive] = []
 
     @field_validator("axes")
     @classmethod
     def _axes_differ(cls, axes: list[str]) -> list[str]:
         _unique(axes, "axis")
         return axes
+
+    @field_validator("ladder")
+    @classmethod
+    def _depths_differ(cls, ladder: list[int]) -> list[int]:
+        if len(set(ladder)) != len(ladder):
+            raise ValueError("the same depth twice is one rung")
+        return ladder
 
 
 class Training(Node):
@@ -375,7 +388,7 @@ class Gate(Node):
     kpis: list[Literal["accuracy", "inference_cost", "upkeep"]] = Field(min_length=1)
     seeds: Positive = 1
     training_tokens: Annotated[int, Field(ge=0)] = 0
-    axes: list[Literal["depth", "parameters"]] = []  # loss must be better or not worse on these as well
+    axes: list[Axis] = []  # loss must be better or not worse on these as well
 
 
 class Rollout(Node):
@@ -384,6 +397,14 @@ class Rollout(Node):
     proof_of_concept: Gate
     important_workloads: Gate
     everywhere: Gate
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Training tokens per second, measured one after the other on one machine."""
+
+    variant: float
+    twin: float
 
 
 class Study(Node):
@@ -399,6 +420,18 @@ class Study(Node):
     cost: Cost
     kpi: Kpi
     rollout: Rollout
+    _speeds: dict[str, Speeds] = PrivateAttr(default_factory=dict)
+
+    @property
+    def speeds(self) -> Mapping[str, Speeds]:
+        """What the time axis rests on, by variant; empty until it was measured, and no part of the study's tree."""
+        return self._speeds
+
+    def measured(self, speeds: Mapping[str, Speeds]) -> Study:
+        """The same study, its twins of equal training time known."""
+        known = self.model_copy()
+        known._speeds = dict(speeds)
+        return known
 
     @property
     def name(self) -> str:

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
-from sharelm.sharing import Footprint, ModelShape, Sharing, build_sharing, footprint
-from sharelm.study.tree import Study
-
-Role = Literal["reference", "variant", "twin"]
-REFERENCE = "independent"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One model of the study: a shape under a sharing."""
-
-    name: str
-    role: Role
-    shape: ModelShape
-    sharing: Sharing
-
-    @property
-    def footprint(self) -> Footprint:
-        """The arm's closed-form footprint."""
-        return footprint(self.shape, self.sharing)
+from sharelm.sharing import ModelShape, Sharing, build_sharing
+from sharelm.study.arm import REFERENCE, Arm, Role
+from sharelm.study.tree import Axis, Study
+from sharelm.study.twins import AXES, parameters_model
 
 
 @dataclass(frozen=True)
@@ -42,13 +25,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant beside its independent twin on one axis, and how well the axis is matched."""
+    """A variant beside its independent twin on one axis, and how well the axis is matched.
 
-    axis: str
+    `target` and `reached` are depths, stored parameters, training FLOPs, serving bytes or training seconds.
+    """
+
+    axis: Axis
     variant: str
     twin: str
-    target: int
-    reached: int
+    target: float
+    reached: float
 
     @property
     def relative_error(self) -> float:
@@ -56,73 +42,68 @@ class Comparison:
         return self.reached / self.target - 1
 
 
-def _independent(shape: ModelShape, depth: int) -> tuple[ModelShape, Sharing]:
-    return shape, build_sharing("independent", depth)
-
-
-def _same_depth(variant: Arm) -> tuple[ModelShape, Sharing, int, int]:
-    shape, sharing = _independent(variant.shape, variant.sharing.depth)
-    return shape, sharing, variant.sharing.depth, sharing.depth
-
-
-def _same_parameters(variant: Arm) -> tuple[ModelShape, Sharing, int, int]:
-    """The independent model of the same width whose stored parameters are the variant's.
-
-    For every depth up to the variant's, the feed-forward width that comes nearest to the target is taken (in
-    steps of 8, or of 1 where 8 would miss by more than 1 %); of those depths the one whose feed-forward width
-    changes least wins.
-    """
-    target = variant.footprint.stored_parameters
-    width = variant.shape.feed_forward
-    best: tuple[float, int, ModelShape] | None = None
-    for depth in range(1, variant.sharing.depth + 1):
-        without = footprint(replace(variant.shape, feed_forward=0), build_sharing(REFERENCE, depth)).stored_parameters
-        # parameters of one unit of feed-forward width at every depth
-        parameters = len(variant.shape.matrices("feed_forward")) * variant.shape.width * depth
-        exact = (target - without) / parameters
-        nearest = width if round(exact, 9) == width else round(exact / 8) * 8
-        if nearest < 8 or abs(nearest - exact) * parameters > 0.01 * target:
-            nearest = round(exact)
-        if nearest < 1:
-            continue
-        change = max(nearest / width, width / nearest)
-        if best is None or change < best[0]:
-            best = (change, depth, replace(variant.shape, feed_forward=nearest))
-    assert best is not None  # depth 1 of the same width always fits: a variant stores at least one block of each
-    shape, sharing = _independent(best[2], best[1])
-    return shape, sharing, target, footprint(shape, sharing).stored_parameters
-
-
-AXES = {"depth": _same_depth, "parameters": _same_parameters}
-
-
-def _twin_name(shape: ModelShape, sharing: Sharing, reference: ModelShape) -> str:
+def _name(study: Study, shape: ModelShape, sharing: Sharing, tokens: int) -> str:
+    """A twin's name says in what it differs from the reference: depth, feed-forward width, training steps."""
     name = f"{REFERENCE}-L{sharing.depth}"
-    return name if shape == reference else f"{name}-ff{shape.feed_forward}"
+    if shape != study.shape:
+        name += f"-ff{shape.feed_forward}"
+    if tokens != study.training.tokens:
+        name += f"-steps{tokens // study.training.tokens_per_step}"
+    return name
+
+
+def _variants(study: Study) -> list[Arm]:
+    depth, tokens = study.model.depth, study.training.tokens
+    return [Arm(v.name, "variant", study.shape, v.sharing(depth), tokens) for v in study.variant]
 
 
 def _expand(study: Study) -> tuple[list[Arm], list[Comparison]]:
-    reference = Arm(REFERENCE, "reference", *_independent(study.shape, study.model.depth))
-    variants = [Arm(v.name, "variant", study.shape, v.sharing(study.model.depth)) for v in study.variant]
-    found: dict[tuple[ModelShape, Sharing], Arm] = {(reference.shape, reference.sharing): reference}
-    pairs = []
+    tokens = study.training.tokens
+    independent = build_sharing(REFERENCE, study.model.depth)
+    reference = Arm(REFERENCE, "reference", study.shape, independent, tokens)
+    found = {(reference.shape, reference.sharing, reference.tokens): reference}
+
+    def arm(role: Role, shape: ModelShape, sharing: Sharing, tokens: int) -> Arm:
+        """The arm of this model; one that is there already is taken."""
+        new = Arm(_name(study, shape, sharing, tokens), role, shape, sharing, tokens)
+        return found.setdefault((shape, sharing, tokens), new)
+
+    variants, pairs = _variants(study), []
     for variant in variants:
         for axis in study.twins.axes:
-            shape, sharing, target, reached = AXES[axis](variant)
-            if (shape, sharing) not in found:
-                found[shape, sharing] = Arm(_twin_name(shape, sharing, study.shape), "twin", shape, sharing)
-            pairs.append(Comparison(axis, variant.name, found[shape, sharing].name, target, reached))
-    return [reference, *variants, *(arm for arm in found.values() if arm.role == "twin")], pairs
+            twin = AXES[axis](study, variant)
+            if twin is not None:
+                name = arm("twin", twin.shape, twin.sharing, twin.tokens).name
+                pairs.append(Comparison(axis, variant.name, name, twin.target, twin.reached))
+    for depth in study.twins.ladder:
+        arm("rung", study.shape, build_sharing(REFERENCE, depth), tokens)
+    _, *others = found.values()
+    return [reference, *variants, *others], pairs
 
 
 def arms(study: Study) -> list[Arm]:
-    """The reference, the variants, and every twin they need; no two are the same model."""
+    """The reference, the variants, every twin they need and the ladder's rungs; no two are the same model.
+
+    Twins of equal training time are among them once the study is `measured`.
+    """
     return _expand(study)[0]
 
 
 def comparisons(study: Study) -> list[Comparison]:
-    """Each variant with its twin on each axis of the study."""
+    """Each variant with its twin on each axis of the study; on the time axis once the study is `measured`."""
     return _expand(study)[1]
+
+
+def timed_pairs(study: Study) -> list[tuple[Arm, Arm]]:
+    """Each variant with the model whose speed the time axis has to know; none where the study lacks that axis."""
+    if "time" not in study.twins.axes:
+        return []
+    pairs = []
+    for variant in _variants(study):
+        shape, sharing = parameters_model(variant)
+        name = _name(study, shape, sharing, variant.tokens)
+        pairs.append((variant, Arm(name, "twin", shape, sharing, variant.tokens)))
+    return pairs
 
 
 def trials(study: Study) -> list[Trial]:

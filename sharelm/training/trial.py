@@ -45,9 +45,9 @@ def train_trial(
     after every optimizer step with the trial's name, the step, its loss in nats, tokens per second and seconds.
     """
     name = trial_step(study, trial, data, machine)
-    if _committed(store, study.name, name):
+    if committed(store, "trials", study.name, name):
         return
-    run = _Run(study, trial, corpus.training(trial.arm.shape.context), machine, store, name)
+    run = Run(study, trial, corpus.training(trial.arm.shape.context), machine, store, name)
     try:
         run.train(on_step)
         error = None
@@ -58,14 +58,14 @@ def train_trial(
     dist.barrier()
 
 
-def _committed(store: Store, study: str, name: str) -> bool:
-    """Whether the trial is committed, asked once and told to every rank: ranks must not disagree."""
-    answer = [dist.get_rank() == 0 and store.find("trials", study, name) is not None]
+def committed(store: Store, table: str, study: str, name: str) -> bool:
+    """Whether the step is committed, asked once and told to every rank: ranks must not disagree."""
+    answer = [dist.get_rank() == 0 and store.find(table, study, name) is not None]
     dist.broadcast_object_list(answer, src=0)
     return answer[0]
 
 
-class _Run:
+class Run:
     """The state of one trial in one worker."""
 
     def __init__(self, study: Study, trial: Trial, rows: TokenRows, machine: Machine, store: Store, name: str) -> None:
@@ -77,7 +77,7 @@ class _Run:
             store,
             name,
         )
-        self.training = study.training
+        self.training = trial.arm.training(study.training)
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if machine.device == "cuda" else torch.device("cpu")
         )
@@ -107,7 +107,7 @@ class _Run:
         """Run the steps that are left, checkpointing on the way."""
         for step in range(len(self.losses), self.training.steps):
             started = time.perf_counter()
-            loss, norm = self._step(step)
+            loss, norm = self.step(step)
             elapsed = time.perf_counter() - started
             self.seconds += elapsed
             self.losses.append(loss)
@@ -126,7 +126,7 @@ class _Run:
                 )
                 checkpoint.save(self.engine, self.store, self.study.name, self.name, progress)
 
-    def _step(self, step: int) -> tuple[float, float]:
+    def step(self, step: int) -> tuple[float, float]:
         """One optimizer step; the mean loss in nats over all workers, and the gradient norm."""
         set_learning_rate(self.engine, learning_rate(self.training, step))
         self.model.looping = step >= round(self.trial.arm.sharing.late * self.training.steps)
@@ -202,6 +202,7 @@ class _Run:
             "embedding_parameters": arm.footprint.embedding_parameters,
             "training_flops_per_token": arm.footprint.training_flops_per_token,
             "tokens": tokens,
+            "epochs": tokens / (len(self.rows) * arm.shape.context),
             "steps": len(self.losses),
             "workers": world,
             "device": self.machine.device_name,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sharelm.study.twins import TOLERANCE
 from sharelm.verdict.finding import Evidence, Finding, loss_text, missing_text
-
-MATCHED_WITHIN = 0.01  # an axis that is further off is flagged
 
 
 def axis_findings(evidence: Evidence, variant: str) -> list[Finding]:
@@ -20,8 +19,8 @@ def _axis(evidence: Evidence, variant: str, axis: str) -> Finding:
     if axis == "depth":
         parts.append(f"It stores {100 * evidence.storage_saved(variant):.1f} % fewer parameters.")
     error = row["axis_relative_error"]
-    if abs(error) > MATCHED_WITHIN:
-        parts.append(f"The twin is {100 * error:+.1f} % off on this axis, more than {100 * MATCHED_WITHIN:.0f} %.")
+    if abs(error) > TOLERANCE:
+        parts.append(f"The twin is {100 * error:+.1f} % off on this axis, more than {100 * TOLERANCE:.0f} %.")
     if row["seeds"] == 1:
         parts.append("Seeds were not varied.")
     return Finding(

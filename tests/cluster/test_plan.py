@@ -66,6 +66,39 @@ def test_shared_settings_leave_out_what_differs(planned):
     assert "variant" not in planned["shared"]
 
 
+def test_twins_on_every_axis(sharelm, study_file):
+    axes = 'axes = ["depth", "parameters", "compute", "memory", "time"]\nladder = [3]'
+    path = study_file(('axes = ["depth", "parameters"]', axes))
+    planned = json.loads(sharelm("plan", path, "--json").stdout)
+    by_name = {arm["arm"]: arm for arm in planned["arms"]}
+    tokens, seeds = by_name["independent"]["training_tokens"], len({trial["seed"] for trial in planned["trials"]})
+    for pair in planned["comparisons"]:
+        if pair["axis"] == "compute":
+            twin = by_name[pair["twin"]]
+            flops = by_name[pair["variant"]]["training_flops_per_token"] * tokens
+            assert twin["training_tokens"] == 2048 * round(flops / twin["training_flops_per_token"] / 2048)
+            assert twin["training_steps"] == twin["training_tokens"] // 2048 > tokens // 2048
+            assert (pair["target"], pair["reached"]) == (
+                flops,
+                twin["training_flops_per_token"] * twin["training_tokens"],
+            )
+        if pair["axis"] == "memory":  # the chat workload: 4 requests of 64 + 32 tokens; two bytes an element
+            one, other = (
+                2 * by_name[name]["stored_parameters"] + 4 * 96 * by_name[name]["kv_bytes_per_token"]["bf16"]
+                for name in (pair["variant"], pair["twin"])
+            )
+            assert (pair["target"], pair["reached"]) == (one, other)
+            assert abs(other / one - 1) < 0.01
+    assert by_name["independent-L3"]["role"] == "rung"
+    assert "tokens" not in planned["shared"]["training"]
+    assert planned["total"]["training_tokens"] == seeds * sum(arm["training_tokens"] for arm in planned["arms"])
+    assert planned["measured_when_it_runs"] == [
+        {"variant": "albert", "axis": "time", "like": "independent-L1"},
+        {"variant": "cycle", "axis": "time", "like": "independent-L2"},
+    ]
+    assert "measured when it runs" in sharelm("plan", path).stdout
+
+
 def test_workers_share_the_hours_and_not_the_money(sharelm, study_file):
     two = study_file(("[training]\n", '[training]\nworkers = 2\ndevice = "gpu"\n'))
     one, both = (json.loads(sharelm("plan", path, "--json").stdout) for path in (study_file(name="one.toml"), two))

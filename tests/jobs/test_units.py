@@ -78,7 +78,7 @@ def test_plain_progress_is_whole_lines_now_and_then(
     monkeypatch.setenv("COLUMNS", "80")
     board = Snapshot()
     with Progress() as progress:
-        progress.expect(trials=3, steps=100)
+        progress.expect({"a.s0": 100, "b.s0": 100, "c.s0": 100})
         progress.stage(f"[study] {LONG}")
         for second, standing in enumerate([None, None, 20, 40, 60, 100], 1):
             clock.now = 1000 + 11.0 * second
@@ -103,7 +103,7 @@ def test_steps_done_before_a_resume_do_not_shorten_the_estimate(
 ) -> None:
     board = Snapshot(trials={"a.s0": Standing(500, 1.0, 10.0)})
     with Progress() as progress:
-        progress.expect(trials=1, steps=1000)
+        progress.expect({"a.s0": 1000})
         progress.show(progress.training(board))
         board.trials["a.s0"] = Standing(510, 1.0, 10.0)
         clock.now += 20
@@ -117,7 +117,7 @@ def test_a_terminal_has_a_live_line(clock: Clock, monkeypatch: pytest.MonkeyPatc
         jobs.progress, "Console", lambda file: Console(file=screen, force_terminal=True, width=120, color_system=None)
     )
     with Progress() as progress:
-        progress.expect(trials=1, steps=10)
+        progress.expect({"a.s0": 10})
         progress.stage("study x")
         clock.now += 60
         progress.show(progress.training(Snapshot(trials={"a.s0": Standing(5, 1.0, 10.0)})))

@@ -13,6 +13,7 @@ def rows_of(table, count, start=0):
         pa.int64(): lambda i: i,
         pa.int32(): lambda i: i,
         pa.list_(pa.int32()): lambda i: [i, i + 1],
+        pa.list_(pa.string()): lambda i: [f"text {i}", "other"],
     }
     numbers = range(start, start + count)
     return pa.table({f.name: pa.array([make[f.type](i) for i in numbers], f.type) for f in TABLES[table]})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sharelm.statistics import compare
+from sharelm.statistics import compare, worth
 from sharelm.store.schemas import TABLES
 from sharelm.study import Arm, Study, Trial, trials
 from sharelm.verdict import decide, headline
@@ -41,14 +41,14 @@ def _resolved(study: Study, trial: Trial) -> dict[str, Any]:
             "attention": list(trial.arm.sharing.attention),
             "feed_forward": list(trial.arm.sharing.feed_forward),
         },
-        "training": study.training.model_dump(mode="json"),
+        "training": trial.arm.training(study.training).model_dump(mode="json"),
         "deepspeed": {"zero_optimization": {"stage": study.training.zero_stage}, "gradient_clipping": 1.0},
     }
 
 
 def _trial(study: Study, trial: Trial, error: str | None) -> dict[str, Any]:
     size = trial.arm.footprint
-    seconds = study.training.tokens * size.training_flops_per_token / 40e9
+    seconds = trial.arm.training_flops / 40e9
     figures = {
         "final_loss_nats": seeded(trial) - 0.05,
         "gradient_norm_p50": 0.82,
@@ -66,8 +66,9 @@ def _trial(study: Study, trial: Trial, error: str | None) -> dict[str, Any]:
         "materialised_parameters": size.materialised_parameters,
         "embedding_parameters": size.embedding_parameters,
         "training_flops_per_token": size.training_flops_per_token,
-        "tokens": study.training.tokens,
-        "steps": study.training.steps,
+        "tokens": trial.arm.tokens,
+        "epochs": trial.arm.tokens / FACTS["data"]["training_tokens"],
+        "steps": trial.arm.training(study.training).steps,
         "workers": study.training.workers,
         "device": DEVICE,
         "precision": "fp32",
@@ -75,7 +76,7 @@ def _trial(study: Study, trial: Trial, error: str | None) -> dict[str, Any]:
         "loss_spikes": trial.seed // 4,
         "nonfinite_steps": 1 if error else 0,
         "training_seconds": seconds,
-        "tokens_per_second": study.training.tokens / seconds,
+        "tokens_per_second": trial.arm.tokens / seconds,
         "training_cost": seconds / 3600 * study.cost.price_per_hour,
         "currency": study.cost.currency,
         "resumes": 0,
@@ -94,7 +95,7 @@ def _steps(study: Study, trial: Trial, number: int, rng: random.Random) -> list[
             {
                 **_names(trial),
                 "training_step": step,
-                "tokens": round(done * study.training.tokens),
+                "tokens": round(done * trial.arm.tokens),
                 "loss_nats": loss,
                 "learning_rate": study.training.learning_rate,
                 "gradient_norm": 0.8,
@@ -179,7 +180,7 @@ def synthetic_tables(
     diverged: dict[str, str] | None = None,
     missing: frozenset[str] = frozenset(),
 ) -> dict[str, pa.Table]:
-    """The six tables: planted trials, steps, scores and costs; comparisons and verdicts as they follow from those.
+    """The seven tables: planted trials, steps, scores and costs; the others as they follow from those.
 
     `diverged` maps a trial to its error, `missing` names trials that never ran; neither has scores or costs.
     `steps` is rows a trial in the steps table; without `costs` that table is empty.
@@ -195,6 +196,7 @@ def synthetic_tables(
     }
     tables = {name: _table(name, found, study) for name, found in rows.items()}
     tables["comparisons"] = compare(study, tables["scores"])
+    tables["sharing_worth"] = worth(study, tables["scores"])
     tables["verdicts"] = decide(study, tables["comparisons"], tables["trials"], tables["costs"])
     return tables
 

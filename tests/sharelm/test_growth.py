@@ -82,6 +82,28 @@ def test_an_added_axis_is_growth_and_a_dropped_one_is_not():
     assert changes(more, fewer) == ["twins.axes 'parameters', now gone"]
 
 
+def test_a_ladder_may_gain_rungs_and_lose_none():
+    short, long = (edited(put("twins.ladder", rungs)) for rungs in ([3], [2, 3]))
+    assert changes(QUICKSTART.tree(), short) == changes(short, long) == []
+    assert changes(long, short) == ["twins.ladder 2, now gone"]
+
+
+def test_the_workload_that_sets_the_memory_axis_stays_first():
+    def served(axes, *names):
+        def edit(tree):
+            chat = tree["cost"]["workload"][0]
+            tree["cost"]["workload"] = [chat | {"name": name} for name in names]
+            tree["twins"]["axes"] += axes
+
+        return edited(edit)
+
+    assert changes(served([], "chat"), served([], "more", "chat")) == []
+    assert changes(served(["memory"], "chat"), served(["memory"], "chat", "more")) == []
+    assert changes(served(["memory"], "chat"), served(["memory"], "more", "chat")) == [
+        "'chat' as the first cost.workload, which sets the memory axis, now 'more'"
+    ]
+
+
 @pytest.mark.parametrize(("path", "value"), FREE.items())
 def test_how_the_work_is_cut_up_may_change(path, value):
     new = edited(put(path, value))
@@ -115,7 +137,7 @@ def test_every_setting_is_either_free_or_a_change():
             yield path
 
     tree = QUICKSTART.tree()
-    growing = {"study.seeds", "twins.axes"}
+    growing = {"study.seeds", "twins.axes", "twins.ladder"}
     for path in leaves(tree):
         if path in growing:
             continue

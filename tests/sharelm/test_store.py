@@ -6,6 +6,7 @@ import uuid
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import s3fs
 from hypothesis import HealthCheck, given, settings
@@ -175,6 +176,21 @@ def test_a_newer_schema_is_refused(store):
     overwrite(store, key, manifest.to_json()[:40])
     with pytest.raises(IntegrityError, match=r"step=a/manifest\.json is not a manifest"):
         store.manifests("scores")
+
+
+def test_a_column_that_an_older_schema_lacked_is_null(store, tmp_path):
+    rows = rows_of("trials", 2)
+    pq.write_table(rows.drop_columns(["epochs"]), tmp_path / "rows.parquet")
+    files = {"rows.parquet": (tmp_path / "rows.parquet").read_bytes()}
+    store.commit("trials", "s", "a", files, rows=2)
+    with pytest.raises(StoreError, match="does not have the columns of table trials"):
+        store.read("trials")
+    key = "trials/study=s/step=a/manifest.json"
+    older = json.loads(store.objects.get(key)) | {"schema_version": 1}
+    overwrite(store, key, json.dumps(older).encode())
+    store.commit_rows("trials", "s", "b", rows)
+    assert store.read("trials")["epochs"].to_pylist() == [None, None, *rows["epochs"].to_pylist()]
+    assert store.read("trials")["tokens"].to_pylist() == 2 * rows["tokens"].to_pylist()
 
 
 def damage_truncate(store, key):

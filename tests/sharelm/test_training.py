@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -14,14 +15,16 @@ from hypothesis import strategies as st
 from sharelm.model import Decoder
 from sharelm.steps import Machine, trial_step
 from sharelm.store import open_store
-from sharelm.study import trials
+from sharelm.study import Study, Trial, arms, comparisons, trials
+from sharelm.study.load import study_from_tree
+from sharelm.study.tree import Training
 from sharelm.training.engine import build_optimizer
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
 from sharelm.training.stability import stability
 from sharelm.training.trial import train_trial
 from tests.sharelm.distributed import on_ranks
-from tests.sharelm.small import RandomCorpus, RandomRows, small_study
+from tests.sharelm.small import TREE, RandomCorpus, RandomRows, small_study
 
 CPU = Machine("cpu", "fp32", "test")
 SHARED = 1  # the cycle; 0 is the independent reference
@@ -47,25 +50,60 @@ def _losses(store: Path | str) -> list[float]:
 
 @pytest.fixture(scope="module")
 def plain_losses() -> list[float]:
-    """The same trial in plain torch: no DeepSpeed, no Ray, one process."""
     study = small_study()
-    trial, rows = trials(study)[SHARED], RandomRows()
+    return _plain(trials(study)[SHARED], study.training)
+
+
+def _plain(trial: Trial, training: Training) -> list[float]:
+    """The same trial in plain torch: no DeepSpeed, no Ray, one process."""
+    rows = RandomRows()
     model = Decoder(trial.arm.shape, trial.arm.sharing)
     model.initialise(trial.seed)
-    optimizer = build_optimizer(model, study.training, torch.device("cpu"))
+    optimizer = build_optimizer(model, training, torch.device("cpu"))
     losses = []
-    for step in range(study.training.steps):
+    for step in range(training.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(study.training, step)
+            group["lr"] = learning_rate(training, step)
         batch = torch.from_numpy(rows.batch(step_rows(len(rows), 8, trial.seed, step)))
         logits = model(batch[:, :-1])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), study.training.gradient_clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+def _compute_study() -> Study:
+    return study_from_tree({**TREE, "twins": {"axes": ["depth", "parameters", "compute"]}}, "small.toml")
+
+
+def _train_compute_twin(store: str, name: str) -> None:
+    study = _compute_study()
+    (trial,) = [trial for trial in trials(study) if trial.name == name]
+    train_trial(study, trial, RandomCorpus(), "data", CPU, open_store(store), _quiet)
+
+
+def test_a_compute_twin_trains_its_own_steps_on_its_own_schedule(tmp_path: Path) -> None:
+    """Held against plain torch with a schedule written for that many steps; the study's own says 6."""
+    study = _compute_study()
+    (pair,) = [pair for pair in comparisons(study) if pair.axis == "compute"]
+    (trial,) = [trial for trial in trials(study) if trial.arm.name == pair.twin]
+    on_ranks(1, _train_compute_twin, str(tmp_path), trial.name)
+    flops = {arm.name: arm.footprint.training_flops_per_token for arm in arms(study)}
+    steps = round(6 * flops["cycle"] / flops[pair.twin])
+    assert 6 < steps < 12
+    longer = small_study(tokens=16 * 8 * steps).training
+    np.testing.assert_allclose(_losses(tmp_path), _plain(trial, longer), atol=1e-5)
+    store = open_store(str(tmp_path))
+    rates = store.read("steps", "small")["learning_rate"].to_pylist()
+    assert rates[-1] == pytest.approx(0.1 * longer.learning_rate)
+    assert rates[5] > 2 * rates[-1]  # where the others have ended
+    (row,) = store.read("trials", "small").to_pylist()
+    assert (row["steps"], row["tokens"]) == (steps, 128 * steps)
+    assert row["epochs"] == pytest.approx(8 * steps / 40)  # 8 rows a step of 40
+    assert json.loads(row["resolved_json"])["training"]["tokens"] == 128 * steps
 
 
 def _train_several(folder: str, settings: dict[str, dict[str, object]]) -> None:

@@ -1,0 +1,270 @@
+"""What a variant's sharing is worth: the depth of the independent model that equals it, phi, the price of storage.
+
+`docs/twins.md` says what each is. Every figure is a loss difference between arms, read on another scale, so each
+has the interval that the comparisons have: by document and by seed.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.optimize import brentq
+
+from sharelm.sharing import ModelShape, Sharing, footprint
+from sharelm.statistics.compare import ALL
+from sharelm.statistics.intervals import Floats, contrast_standard_error, document_covariance, interval
+from sharelm.statistics.panel import BITS, Metric, Panel, build_panel
+from sharelm.store.schemas import TABLES
+from sharelm.study import Arm, Study, arms, comparisons
+
+DEPTH_EXPONENT = 0.34  # loss falls with the parameters to about this power (Hoffmann et al., arXiv 2203.15556)
+_LARGEST_PHI = 50.0
+_GRID = 200  # depths tried on the way to an end of the interval; between two of them a straight line is taken
+
+Ends = tuple[float | None, float | None]
+
+
+@cache
+def _block_parameters(shape: ModelShape) -> tuple[int, int]:
+    """Parameters of one attention and of one feed-forward block: what storing one more of them adds."""
+    single, attention, feed_forward = (
+        footprint(shape, Sharing(*schedules)).stored_parameters
+        for schedules in (((0, 0), (0, 0)), ((0, 1), (0, 0)), ((0, 0), (0, 1)))
+    )
+    return attention - single, feed_forward - single
+
+
+def effective_depth(arm: Arm, phi: float) -> float:
+    """The number of unique blocks the arm is worth when one that is read r times is worth r^phi.
+
+    An attention and a feed-forward block count by their parameters, together as one. The stored depth at phi = 0,
+    the whole depth at phi = 1 (Iso-depth scaling laws, arXiv 2604.21106).
+    """
+    sizes, schedules = _block_parameters(arm.shape), (arm.sharing.attention, arm.sharing.feed_forward)
+    blocks = [sum(math.pow(reads, phi) for reads in Counter(schedule).values()) for schedule in schedules]
+    return sum(size * count for size, count in zip(sizes, blocks, strict=True)) / sum(sizes)
+
+
+def phi_of(arm: Arm, depth: float) -> float | None:
+    """The phi at which the arm is worth this depth; None where no phi gives it: nothing loops, or too few are left."""
+    reads = [count for s in (arm.sharing.attention, arm.sharing.feed_forward) for count in Counter(s).values()]
+    if max(reads) == 1 or not effective_depth(arm, -_LARGEST_PHI) < depth < effective_depth(arm, _LARGEST_PHI):
+        return None
+    return float(brentq(lambda phi: effective_depth(arm, phi) - depth, -_LARGEST_PHI, _LARGEST_PHI, xtol=1e-12))
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """Held-out losses of some arms, over the seeds that all of them have."""
+
+    panel: Panel
+    metric: Metric
+    names: Sequence[str]
+    seeds: list[int]
+    task: str
+    confidence: float
+
+    @cached_property
+    def figures(self) -> Floats:
+        """Nats per token, (arms, seeds)."""
+        return np.stack([self.metric.figures(self.panel.rows(name, self.seeds)) for name in self.names])
+
+    @property
+    def documents(self) -> int:
+        """How many documents there are."""
+        return len(self.metric.sizes)
+
+    @cached_property
+    def _covariance(self) -> Floats:
+        """Over documents, of the arms' mean losses; the documents drawn are those of the comparisons."""
+        means = [self.metric.numerators[self.panel.rows(name, self.seeds)].mean(axis=0) for name in self.names]
+        sizes = np.repeat(self.metric.sizes[:, None], len(means), axis=1)
+        rng = np.random.default_rng([zlib.crc32(self.task.encode()), zlib.crc32(ALL.encode())])
+        return document_covariance(np.stack(means, axis=1), sizes, rng)
+
+    @cached_property
+    def _pool(self) -> Floats:
+        return np.stack(
+            [self.metric.figures(self.panel.rows(arm, self.seeds)) for arm in self.panel.arms_with(self.seeds)]
+        )
+
+    def contrast(self, weights: Floats) -> tuple[float, float, float]:
+        """The weighted sum of the arms' losses and the ends of its interval; the weights sum to zero.
+
+        The ends are infinitely far with fewer than two documents.
+        """
+        by_seed = weights @ self.figures
+        estimate = float(by_seed.mean())
+        if self.documents < 2:
+            return estimate, -math.inf, math.inf
+        error = math.sqrt(max(0.0, float(weights @ self._covariance @ weights)))
+        seeds_error, freedom = contrast_standard_error(by_seed, float(weights @ weights), self._pool)
+        return estimate, *interval(estimate, error, self.documents, seeds_error, freedom, self.confidence)
+
+
+def _on_the_ladder(depths: Floats, depth: float) -> Floats:
+    """Each rung's weight in the ladder's loss at this depth.
+
+    Between two neighbouring rungs the loss is a + b * depth^-0.34, so that no fit reaches past its neighbours.
+    """
+    at = int(np.clip(np.searchsorted(depths, depth, side="right") - 1, 0, len(depths) - 2))
+    low, here, high = (x**-DEPTH_EXPONENT for x in (depths[at], depth, depths[at + 1]))
+    weights = np.zeros(len(depths))
+    weights[at + 1] = (low - here) / (low - high)
+    weights[at] = 1 - weights[at + 1]
+    return weights
+
+
+def _against_ladder(losses: _Losses, depths: Floats, depth: float) -> tuple[float, float, float]:
+    """The variant's loss less the ladder's at this depth, with its interval; the variant is the first arm."""
+    return losses.contrast(np.concatenate([[1.0], -_on_the_ladder(depths, depth)]))
+
+
+def _equal_depth(losses: _Losses, depths: Floats) -> tuple[float | None, str | None]:
+    """The depth at which the ladder has the variant's loss, or why there is none."""
+    variant, *rungs = losses.figures.mean(axis=1).tolist()
+    worse = [loss > variant for loss in rungs]
+    if all(worse):
+        return None, f"its loss is lower than that of the deepest rung, {depths[-1]:.0f}"
+    if not any(worse):
+        return None, f"its loss is not lower than that of the shallowest rung, {depths[0]:.0f}"
+    at = worse.index(False)
+    if any(worse[at:]) or at == 0:
+        return None, "the ladder's loss does not fall with depth where the variant's lies"
+
+    def ahead(depth: float) -> float:
+        return _against_ladder(losses, depths, depth)[0]
+
+    return float(brentq(ahead, depths[at - 1], depths[at], xtol=1e-12)), None
+
+
+def _end(losses: _Losses, depths: Floats, start: float, stop: float) -> float | None:
+    """Going from `start` to `stop`, where the ladder's loss first differs from the variant's; None if it never does."""
+    grid = np.geomspace(start, stop, _GRID)
+    clear = []
+    for depth in grid:
+        _, low, high = _against_ladder(losses, depths, float(depth))
+        clear.append(max(low, -high))  # above zero where the interval leaves zero out
+        if clear[-1] > 0:
+            break
+    else:
+        return None
+    if len(clear) == 1:
+        return start
+    share = clear[-2] / (clear[-2] - clear[-1]) if math.isfinite(clear[-2]) else 1.0
+    return float(grid[len(clear) - 2] + share * (grid[len(clear) - 1] - grid[len(clear) - 2]))
+
+
+def _depth_rows(variant: Arm, rungs: list[Arm], losses: _Losses | None) -> Iterator[dict[str, Any]]:
+    """The depth the variant is worth, and phi."""
+    depth: float | None = None
+    ends: Ends = (None, None)
+    if losses is None:
+        reason: str | None = "it was not scored"
+    elif len(rungs) < 2:
+        reason = f"the ladder has {len(rungs)} rung{'' if len(rungs) == 1 else 's'} with its seeds, and two are needed"
+    else:
+        depths = np.array([rung.sharing.depth for rung in rungs], np.float64)
+        depth, reason = _equal_depth(losses, depths)
+        if depth is not None:
+            ends = tuple(_end(losses, depths, depth, stop) for stop in (depths[0], depths[-1]))  # type: ignore[assignment]
+            reason = _open(ends, losses.documents, f"the ladder, depth {depths[0]:.0f} to {depths[-1]:.0f}")
+    yield {"quantity": "effective_depth", "value": depth, "ends": ends, "reason": reason}
+    value = None if depth is None else phi_of(variant, depth)
+    if depth is not None and value is None:
+        looped = effective_depth(variant, -_LARGEST_PHI) < effective_depth(variant, 0) - 1e-9
+        reason = "it is worth no more than its blocks that do not loop" if looped else "no block is read twice"
+    found = tuple(None if end is None else phi_of(variant, end) for end in ends) if value is not None else (None, None)
+    yield {"quantity": "phi", "value": value, "ends": found, "reason": reason}
+
+
+def _open(ends: Ends, documents: int, what: str) -> str | None:
+    """Why an end is missing."""
+    if None not in ends:
+        return None
+    return "an interval needs two documents" if documents < 2 else f"the interval reaches beyond {what}"
+
+
+def _perplexity_percent(nats: float) -> float:
+    return 100 * math.expm1(nats)
+
+
+def _price_rows(variant: Arm, twin: Arm, losses: _Losses | None) -> Iterator[dict[str, Any]]:
+    """Loss for each per cent of parameters that the same-depth twin stores and the variant does not."""
+    sizes = {
+        "stored": [arm.footprint.stored_parameters for arm in (variant, twin)],
+        "of_blocks": [arm.footprint.stored_parameters - arm.footprint.embedding_parameters for arm in (variant, twin)],
+    }
+    for counted, (ours, theirs) in sizes.items():
+        removed = 100 * (1 - ours / theirs)
+        for unit, scale in (("nats", float), ("perplexity", _perplexity_percent)):
+            row: dict[str, Any] = {"quantity": f"{unit}_per_percent_{counted}", "removed_percent": removed}
+            if losses is None:
+                yield row | {"reason": "no seed of both was scored"}
+            elif removed <= 0:
+                yield row | {"reason": "it stores no fewer parameters than its twin"}
+            else:
+                value, low, high = (scale(nats) / removed for nats in losses.contrast(np.array([1.0, -1.0])))
+                ends = (low, high) if losses.documents > 1 else (None, None)
+                yield row | {"value": value, "ends": ends, "reason": _open(ends, losses.documents, "what was measured")}
+
+
+def worth(study: Study, scores: pa.Table) -> pa.Table:
+    """What each variant's sharing is worth and costs: a table of the `sharing_worth` schema.
+
+    `scores` is what `compare` takes. The ladder is made of the study's independent arms of the reference's shape and
+    tokens, whatever brought them in; a rung counts where it has every seed of the variant.
+    """
+    (task,) = [task for task in study.evaluation.task if task.kind == BITS]
+    panel = build_panel(scores.filter(pc.equal(scores["task"], task.name)), task.kind)
+    metric, confidence = panel.metrics[0], study.kpi.accuracy.confidence
+    by_name = {arm.name: arm for arm in arms(study)}
+    twins = {pair.variant: by_name[pair.twin] for pair in comparisons(study) if pair.axis == "depth"}
+    ladder = [
+        arm
+        for arm in sorted(by_name.values(), key=lambda arm: arm.sharing.depth)
+        if arm.role != "variant" and (arm.shape, arm.tokens) == (study.shape, study.training.tokens)
+    ]
+
+    def losses(names: list[str]) -> _Losses | None:
+        seeds = panel.common_seeds(*names)
+        if not seeds or not len(metric.sizes):
+            return None
+        return _Losses(panel, metric, names, seeds, task.name, confidence)
+
+    rows = []
+    for variant in (arm for arm in by_name.values() if arm.role == "variant"):
+        mine = set(panel.common_seeds(variant.name))
+        rungs = [rung for rung in ladder if mine and mine <= set(panel.common_seeds(rung.name))]
+        twin = twins[variant.name]
+        parts = (
+            (partial(_depth_rows, variant, rungs), rungs),
+            (partial(_price_rows, variant, twin), [twin]),
+        )
+        for make, others in parts:
+            against = [arm.name for arm in others]
+            found = losses([variant.name, *against])
+            for row in make(found):
+                low, high = row.pop("ends", (None, None))
+                rows.append(
+                    {
+                        "variant": variant.name,
+                        **row,
+                        "interval_low": low,
+                        "interval_high": high,
+                        "confidence": confidence,
+                        "against": against,
+                        "seeds": len(found.seeds) if found else 0,
+                        "documents": found.documents if found else 0,
+                    }
+                )
+    return pa.Table.from_pylist(rows, schema=TABLES["sharing_worth"])

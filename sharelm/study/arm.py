@@ -1,0 +1,37 @@
+"""An arm: one model of the study and how long it learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sharelm.sharing import Footprint, ModelShape, Sharing, footprint
+from sharelm.study.tree import Training
+
+Role = Literal["reference", "variant", "twin", "rung"]
+REFERENCE = "independent"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model of the study: a shape under a sharing, and the tokens it is trained on."""
+
+    name: str
+    role: Role
+    shape: ModelShape
+    sharing: Sharing
+    tokens: int
+
+    @property
+    def footprint(self) -> Footprint:
+        """The arm's closed-form footprint."""
+        return footprint(self.shape, self.sharing)
+
+    @property
+    def training_flops(self) -> int:
+        """FLOPs of its whole training."""
+        return self.footprint.training_flops_per_token * self.tokens
+
+    def training(self, shared: Training) -> Training:
+        """The study's training settings with this arm's tokens: its steps and its whole schedule follow."""
+        return shared.model_copy(update={"tokens": self.tokens})

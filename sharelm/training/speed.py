@@ -1,0 +1,59 @@
+"""How fast a variant and its time twin's model train here: a few steps of each, as a trial would take them."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+
+from sharelm.steps import Machine, speed_step
+from sharelm.store import Store
+from sharelm.study import Arm, Study, Trial
+from sharelm.training.trial import Run, committed
+
+if TYPE_CHECKING:
+    from sharelm.data import Corpus
+
+SPEEDS = "speeds"
+WARM_UP_STEPS, TIMED_STEPS = 5, 10
+
+
+def measure_speeds(study: Study, pair: tuple[Arm, Arm], corpus: Corpus, machine: Machine, store: Store) -> None:
+    """Time the variant and the twin's model over the process group that is there, and commit tokens per second.
+
+    A pair that is committed is left alone: its figures decide how long the twin trains and so what its trials are.
+    """
+    name = speed_step(study, pair, machine)
+    if committed(store, SPEEDS, study.name, name):
+        return
+    variant, twin = pair
+    seconds: dict[Arm, list[float]] = {variant: [], twin: []}
+    for arm in (variant, twin, twin, variant):  # so that a drift of the machine's speed weighs on both alike
+        seconds[arm] += _step_seconds(study, arm, corpus, machine, store, name)
+    if dist.get_rank() == 0:
+        facts = {
+            "variant": variant.name,
+            "twin_like": twin.name,
+            "variant_tokens_per_second": study.training.tokens_per_step / median(seconds[variant]),
+            "twin_tokens_per_second": study.training.tokens_per_step / median(seconds[twin]),
+            "device": machine.device_name,
+            "precision": machine.precision,
+            "workers": dist.get_world_size(),
+        }
+        store.commit(SPEEDS, study.name, name, {}, facts=facts)
+    dist.barrier()
+
+
+def _step_seconds(study: Study, arm: Arm, corpus: Corpus, machine: Machine, store: Store, name: str) -> list[float]:
+    """Seconds of each of the steps after the warm-up."""
+    trial = Trial(arm, study.study.seeds[0])
+    run = Run(study, trial, corpus.training(arm.shape.context), machine, store, name)
+    seconds = []
+    for step in range(WARM_UP_STEPS + TIMED_STEPS):
+        dist.barrier()
+        started = time.perf_counter()
+        run.step(step % run.training.steps)
+        seconds.append(time.perf_counter() - started)
+    return seconds[WARM_UP_STEPS:]
