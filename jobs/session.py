@@ -56,6 +56,8 @@ def ray_session() -> Iterator[None]:
         finally:
             ray.shutdown()
         return
+    # Ray would run workers at niceness 15: whatever else runs here would then stop a step at its slowest thread
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with tempfile.TemporaryDirectory(prefix="slm-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ray.init(address="local", _temp_dir=folder, _node_ip_address="127.0.0.1", include_dashboard=True, **quiet)
         try:
