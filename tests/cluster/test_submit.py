@@ -51,7 +51,7 @@ def test_a_study_is_submitted_followed_and_not_submitted_twice(sharelm, study_fi
     assert "report: " in sharelm("logs", "tiny", **head).stdout
     shown = sharelm("status", "tiny", **head).stdout
     assert "SUCCEEDED" in shown
-    assert "tiny: 5 trials, 5 steps, 10 scores, 5 costs, 1 comparisons, 1 verdicts, 1 reports" in shown
+    assert "tiny: 5 trials, 5 steps, 10 scores, 5 costs, 1 comparisons, 1 sharing_worth, 1 verdicts, 1 reports" in shown
     assert len(sharelm("verdict", "tiny", **head).stdout.splitlines()) >= 5
     assert "has ended already" in sharelm("stop", "tiny", **head).stdout
     planned = sharelm("plan", path, **head).stdout
