@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from sharelm.sharing import SCHEMES, Atoms, Embedding, LowRank, ModelShape, Sharing, SoftTying, build_sharing
+from sharelm.sharing import ModelShape
 from sharelm.sharing.checks import check_shape
-from sharelm.sharing.schedules import check_schedule
-from sharelm.sharing.shape import Kind
+from sharelm.study.node import Fraction, Name, Node, Positive, unique
+from sharelm.study.variant import Variant
 
 # Settings that say how fast, not what: they may change between runs and enter no digest.
 HOW_FAST = frozenset(
@@ -32,29 +32,6 @@ HOW_FAST = frozenset(
 )
 STAGES = ("proof_of_concept", "important_workloads", "everywhere")
 Axis = Literal["depth", "parameters", "compute", "memory", "time"]  # what a variant and its twin have equal
-
-
-def _slug(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
-        raise ValueError("a name is letters, digits, '.', '_' and '-', at most 63, and starts with a letter or digit")
-    return name
-
-
-def _unique(values: list[str], what: str) -> None:
-    for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"{what} {value!r} is there {values.count(value)} times; names must differ")
-
-
-Name = Annotated[str, AfterValidator(_slug)]
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Node(BaseModel):
-    """Base of every part of a study: frozen, and no key it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
 
 class About(Node):
@@ -136,82 +113,6 @@ class Model(Node):
         return self
 
 
-class Variant(Node):
-    """`[[variant]]`: a sharing the study asks about: a named scheme with its numbers, or two schedules; then degrees.
-
-    A degree that is given takes the place of the scheme's. With degrees alone every depth has blocks of its own.
-    """
-
-    name: Name
-    scheme: str | None = None
-    blocks: Positive | None = None
-    prelude: Annotated[int, Field(ge=0)] | None = None
-    core: Positive | None = None
-    coda: Annotated[int, Field(ge=0)] | None = None
-    rank: Annotated[int, Field(ge=0)] | None = None
-    first: Annotated[int, Field(ge=0)] | None = None
-    last: Annotated[int, Field(ge=0)] | None = None
-    attention: tuple[int, ...] | None = None
-    feed_forward: tuple[int, ...] | None = None
-    low_rank: LowRank | None = None
-    diagonal: tuple[Kind, ...] | None = None
-    atoms: Atoms | None = None
-    ties: tuple[Kind, ...] | None = None
-    norms: Literal["shared", "per_depth"] | None = None
-    depth_embedding: bool | None = None
-    injection: Literal["none", "additive", "linear"] | None = None
-    lanes: Positive | None = None
-    embedding: Embedding | None = None
-    kv: Literal["exact", "first", "last"] | None = None
-    late: Annotated[float, Field(ge=0, lt=1)] | None = None
-    soft: SoftTying | None = None
-
-    @property
-    def degrees(self) -> dict[str, Any]:
-        """The degrees that are given, by their names in `Sharing`."""
-        given = {name: getattr(self, name) for name in _DEGREES}
-        return {name: value for name, value in given.items() if value is not None}
-
-    def sharing(self, depth: int) -> Sharing:
-        """The sharing at this depth; raises `InputError` where it cannot be built."""
-        return replace(self._schedules(depth), **self.degrees)
-
-    def _schedules(self, depth: int) -> Sharing:
-        if self.attention is None or self.feed_forward is None:
-            given = {name: getattr(self, name) for name in _NUMBERS}
-            numbers = {name: value for name, value in given.items() if value is not None}
-            return build_sharing(self.scheme or "independent", depth, **numbers)
-        for kind, schedule in (("attention", self.attention), ("feed_forward", self.feed_forward)):
-            if len(schedule) != depth:
-                raise ValueError(f"{kind} has {len(schedule)} entries but model.depth = {depth}")
-            check_schedule(kind, schedule, self.blocks)
-        return Sharing(self.attention, self.feed_forward)
-
-    @field_validator("name")
-    @classmethod
-    def _not_a_twins(cls, name: str) -> str:
-        if name == "independent" or name.startswith("independent-L"):
-            raise ValueError("'independent' and 'independent-L...' are the names of the reference and of the twins")
-        return name
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Variant:
-        lists = (self.attention is not None, self.feed_forward is not None)
-        if self.scheme is None and not all(lists) and (any(lists) or not self.degrees):
-            raise ValueError("give either scheme, or both attention and feed_forward as lists of block indices")
-        if self.scheme is not None and any(lists):
-            raise ValueError(f"scheme = {self.scheme!r} and schedules are both given; one says it all")
-        if self.scheme is not None and self.scheme not in SCHEMES:
-            from sharelm.study.load import nearest
-
-            raise ValueError(f"scheme = {self.scheme!r} is not known{nearest(self.scheme, SCHEMES)}")
-        return self
-
-
-_DEGREES = tuple(field.name for field in fields(Sharing) if field.name not in ("attention", "feed_forward"))
-_NUMBERS = ("blocks", "prelude", "core", "coda", "rank", "first", "last")
-
-
 class Twins(Node):
     """`[twins]`: on which axes every variant meets an independent model that is equal to it there.
 
@@ -219,12 +120,12 @@ class Twins(Node):
     """
 
     axes: list[Axis] = Field(default=["depth", "parameters"], min_length=1)
-    ladder: list[Positive] = []
+    ladder: list[Positive] = Field(default_factory=list)
 
     @field_validator("axes")
     @classmethod
     def _axes_differ(cls, axes: list[str]) -> list[str]:
-        _unique(axes, "axis")
+        unique(axes, "axis")
         return axes
 
     @field_validator("ladder")
@@ -318,7 +219,7 @@ class Evaluation(Node):
     @field_validator("task")
     @classmethod
     def _names_differ(cls, tasks: list[Task]) -> list[Task]:
-        _unique([task.name for task in tasks], "task")
+        unique([task.name for task in tasks], "task")
         if sum(task.kind == "bits_per_byte" for task in tasks) != 1:
             raise ValueError(
                 "exactly one task of kind bits_per_byte is needed: the verdict rests on validation loss first"
@@ -347,7 +248,7 @@ class Cost(Node):
     @field_validator("workload")
     @classmethod
     def _names_differ(cls, workloads: list[Workload]) -> list[Workload]:
-        _unique([workload.name for workload in workloads], "workload")
+        unique([workload.name for workload in workloads], "workload")
         return workloads
 
 
@@ -388,7 +289,7 @@ class Gate(Node):
     kpis: list[Literal["accuracy", "inference_cost", "upkeep"]] = Field(min_length=1)
     seeds: Positive = 1
     training_tokens: Annotated[int, Field(ge=0)] = 0
-    axes: list[Axis] = []  # loss must be better or not worse on these as well
+    axes: list[Axis] = Field(default_factory=list)  # loss must be better or not worse on these as well
 
 
 class Rollout(Node):
@@ -452,7 +353,7 @@ class Study(Node):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
-        _unique([variant.name for variant in self.variant], "variant")
+        unique([variant.name for variant in self.variant], "variant")
         training, context = self.training, self.model.context
         if training.tokens_per_step % (context * training.workers):
             raise ValueError(
