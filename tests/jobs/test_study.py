@@ -286,7 +286,7 @@ def test_a_study_on_s3_with_a_ray_of_its_own(s3_uri: str, tmp_path: Path) -> Non
     (line,) = process.stdout.splitlines()
     assert json.loads(line)["store"] == s3_uri
     store = open_store(s3_uri)
-    assert all(store.read(table, "small").num_rows for table in TABLES)
+    assert all(store.read(table, "small").num_rows for table in TABLES if table != "distances")  # none is tied softly
     again = run(path, s3_uri, **server, **NOBODY)
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.splitlines()[-1].startswith(f"report: {s3_uri}/reports/study=small/")
