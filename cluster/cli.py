@@ -110,16 +110,23 @@ def submit(
     store: Store = DEFAULT_STORE,
     address: Address = DEFAULT_ADDRESS,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end and exit as it does.")] = False,
+    json: Json = False,
 ) -> None:
     """Send a study to a Ray cluster as a job; one that runs or has finished there is not sent twice."""
+    from cluster.show import print_json
     from sharelm.study import load_study
 
+    if wait and json:
+        raise InputError("--wait and --json exclude each other: what --wait follows is text")
     asked = load_study(study)
     from cluster import submission  # after the study is known to be right: this imports Ray
 
     destination = submission.store_for_cluster(store, address)
     client = submission.connect(address)
     job, known = submission.submit(client, study, asked, destination)
+    if json:
+        print_json({"study": asked.name, "job": job, "submitted": known is None, "store": destination})
+        return
     print(f"study {asked.name!r} {known or 'is submitted'}: job {job}")
     if wait:
         raise typer.Exit(submission.wait_for(client, job))

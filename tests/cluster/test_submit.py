@@ -46,6 +46,8 @@ def test_a_study_is_submitted_followed_and_not_submitted_twice(sharelm, study_fi
     again = sharelm("submit", path, **head)
     assert again.returncode == 0
     assert "has finished already" in again.stdout
+    told = json.loads(sharelm("submit", path, "--json", **head).stdout)
+    assert told == {"study": "tiny", "job": job["id"], "submitted": False, "store": job["store"]}
     assert len(jobs(sharelm, head)) == 1
 
     assert "report: " in sharelm("logs", "tiny", **head).stdout
