@@ -9,6 +9,7 @@ from cluster.show import bytes_text, columns, seconds_text
 from sharelm.sharing.drawing import degrees, draw
 from sharelm.study import Arm, Study, arms, comparisons, timed_pairs, trials
 
+ARM_COLUMNS = ("arm", "role", "blocks read", "ff width", "stored", "materialised", "checkpoint", "KV bytes/token")
 _ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
 
 
@@ -155,6 +156,7 @@ def plan_text(plan: dict[str, Any]) -> str:
         (pair["variant"], pair["axis"], pair["twin"], pair["target"], pair["reached"], f"{pair['relative_error']:+.3%}")
         for pair in plan["comparisons"]
     ]
+    degrees_of_arms = [f"* {arm['arm']}: {'; '.join(arm['degrees'])}" for arm in plan["arms"] if arm["degrees"]]
     measured = [
         f"{pair['variant']} meets on time a twin like {pair['like']}: its tokens follow from speeds that are "
         "measured when it runs, and it is not counted here."
@@ -164,10 +166,7 @@ def plan_text(plan: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"{plan['study']}: {total['trials']} trials = {len(plan['arms'])} arms x seeds {seeds}",
-            columns(
-                arm_rows,
-                ("arm", "role", "blocks read", "ff width", "stored", "materialised", "checkpoint", "KV bytes/token"),
-            ),
+            "\n".join([columns(arm_rows, ARM_COLUMNS), *degrees_of_arms]),
             columns(
                 work_rows,
                 (
@@ -184,7 +183,6 @@ def plan_text(plan: dict[str, Any]) -> str:
             "\n".join(
                 [columns(pair_rows, ("variant", "equal on", "meets twin", "target", "reached", "error")), *measured]
             ),
-            *(f"* {arm['arm']}: {'; '.join(arm['degrees'])}" for arm in plan["arms"] if arm["degrees"]),
             "Every arm shares:\n" + "\n".join(shared),
             f"Estimate: {seconds_text(total['estimated_training_hours'] * 3600)} of training for all trials, "
             f"{total['estimated_training_cost']:,.4f} {total['currency']}, on {total['workers']} worker(s).\n"
