@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +14,6 @@ import torch.multiprocessing as mp
 
 
 def _rank(rank: int, world: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    import os
-
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": str(world),
@@ -23,10 +23,12 @@ def _rank(rank: int, world: int, port: int, function: Callable[..., None], argum
     }
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    try:
-        function(*arguments)
-    finally:
-        dist.destroy_process_group()
+    function(*arguments)
+    dist.barrier()
+    # Without the interpreter's own end: gloo's and DeepSpeed's threads can abort the process there (seen once in many).
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def free_port() -> int:
