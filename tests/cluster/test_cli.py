@@ -13,7 +13,7 @@ SURFACE = {
     "schemes": ["--json"],
     "run": ["STUDY", "--store", "--json"],
     "doctor": ["--store", "--address", "--json"],
-    "submit": ["STUDY", "--store", "--address", "--wait"],
+    "submit": ["STUDY", "--store", "--address", "--wait", "--json"],
     "status": ["[NAME]", "--address", "--store", "--json"],
     "logs": ["NAME", "--address", "--follow", "-f"],
     "stop": ["NAME", "--address"],
