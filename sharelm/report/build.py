@@ -15,13 +15,14 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from sharelm.report import numbers
-from sharelm.report.caveats import AXIS_TOLERANCE, axis_words, caveats, scope
+from sharelm.report.caveats import axis_words, caveats, scope
 from sharelm.report.gallery import ALL, LOSS, METRICS, draw
 from sharelm.report.settings import compare_settings, to_toml
 from sharelm.report.summary import ArmFigures, Row, Summary, summarise
 from sharelm.sharing.drawing import degrees
 from sharelm.study import Arm, Study
 from sharelm.study.tree import STAGES
+from sharelm.study.twins import TOLERANCE
 
 SCHEMA_VERSION = 1
 HERE = Path(__file__).parent
@@ -305,7 +306,7 @@ def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], fac
         "metrics": METRICS,
         "settings": compare_settings(row for figures in summary.arms for row in figures.trials),
         "caveats": caveats(study, summary, facts),
-        "tolerance": AXIS_TOLERANCE,
+        "tolerance": TOLERANCE,
         "data_facts": fact_rows({name: value for name, value in data.items() if name != "domains"}),
         "domains": _domain_rows(data.get("domains") or {}),
         "run_facts": _run_facts(facts),

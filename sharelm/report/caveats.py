@@ -14,7 +14,6 @@ from sharelm.study.twins import TOLERANCE
 
 TOKENS_PER_PARAMETER = 20  # about compute-optimal: Hoffmann et al., arXiv 2203.15556
 LOOPS_OVERTAKE_BY = 200_000_000  # tokens; BabyLM recursion study: 75 to 200 million
-AXIS_TOLERANCE = TOLERANCE
 _ACCELERATOR = re.compile(r"nvidia|tesla|quadro|geforce|titan|instinct|radeon|\bgpu\b|cuda", re.IGNORECASE)
 
 
@@ -54,10 +53,10 @@ def _comparisons(study: Study, summary: Summary) -> list[str]:
         axis = axis_words(pair["axis"])
         if (pair["variant"], pair["axis"]) not in compared:
             found.append(f"{pair['variant']} was not compared with its twin of {axis}: their scores are missing.")
-        if abs(pair["relative_error"]) > AXIS_TOLERANCE:
+        if abs(pair["relative_error"]) > TOLERANCE:
             found.append(
                 f"{pair['variant']} and its twin {pair['twin']} are not equal in {axis.removeprefix('the same ')}: "
-                f"off by {percent(pair['relative_error'])}, more than {percent(AXIS_TOLERANCE)}."
+                f"off by {percent(pair['relative_error'])}, more than {percent(TOLERANCE)}."
             )
     found += _times(summary)
     undecided = [row for row in summary.comparisons if row["outcome"] == "not_shown"]
@@ -86,7 +85,7 @@ def _times(summary: Summary) -> list[str]:
     found = []
     for pair in summary.pairs:
         variant, twin = seconds[pair["variant"]], seconds[pair["twin"]]
-        if pair["axis"] == "time" and variant and twin and abs(twin / variant - 1) > AXIS_TOLERANCE:
+        if pair["axis"] == "time" and variant and twin and abs(twin / variant - 1) > TOLERANCE:
             found.append(
                 f"The twin of {axis_words('time')} as {pair['variant']} was given its tokens from speeds measured "
                 f"beforehand; its trials took {duration(twin)}, the variant's {duration(variant)}: off by "
@@ -192,7 +191,7 @@ def _repeats(summary: Summary) -> list[str]:
     found = [f"Data repeats: {who} saw the corpora {said}, so what arms gain from fresh text is not shown."]
     for pair in summary.pairs:
         variant, twin = known.get(pair["variant"]), known.get(pair["twin"])
-        if variant is not None and twin is not None and twin > 1 and abs(twin - variant) > AXIS_TOLERANCE * variant:
+        if variant is not None and twin is not None and twin > 1 and abs(twin - variant) > TOLERANCE * variant:
             found.append(
                 f"At {axis_words(pair['axis'])} {pair['variant']} saw the corpora {significant(variant, 3)} times and "
                 f"its twin {pair['twin']} {significant(twin, 3)} times: repeated text is worth less than fresh."
