@@ -15,7 +15,8 @@ from sharelm.errors import InputError
 from sharelm.study import Arm, Study, Trial
 from sharelm.study.tree import HOW_FAST, Task, Workload
 
-_LEARNING_CODE = ("sharelm.sharing", "sharelm.model.decoder", "sharelm.training")
+_MODEL_CODE = tuple(f"sharelm.model.{name}" for name in ("blocks", "decoder", "depth", "lanes", "loss", "recipes"))
+_LEARNING_CODE = ("sharelm.sharing", "sharelm.training", *_MODEL_CODE)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sharelm.sharing import ModelShape, Sharing
 from sharelm.sharing.shape import Kind
 
 NORM_EPSILON = 1e-6
+Gains = dict[str, Tensor]
 
 
 def rotary_table(shape: ModelShape, device: torch.device) -> Tensor:
@@ -46,16 +47,17 @@ class Linear(nn.Linear):
 class Block(nn.Module):
     """What is registered of one block: its gains (norms by name), and its matrices by name; either may be elsewhere."""
 
-    norm: nn.RMSNorm
-    query_norm: nn.RMSNorm
-    key_norm: nn.RMSNorm
-
     def __init__(self, gains: dict[str, int], matrices: dict[str, tuple[int, int]]) -> None:
         super().__init__()
+        self._norms = tuple(gains)
         for name, width in gains.items():
             setattr(self, name, nn.RMSNorm(width, eps=NORM_EPSILON))
         for name, (outputs, inputs) in matrices.items():
             setattr(self, name, Linear(inputs, outputs))
+
+    def gains(self) -> Gains:
+        """The gains registered here, by name."""
+        return {name: getattr(self, name).weight for name in self._norms}
 
 
 def stored_blocks(shape: ModelShape, sharing: Sharing, kind: Kind) -> nn.ModuleList:
@@ -76,9 +78,14 @@ def own_gains(shape: ModelShape, sharing: Sharing, kind: Kind) -> nn.ModuleList:
     return nn.ModuleList(Block(gains, {}) for gains in applied)
 
 
+def normed(x: Tensor, gain: Tensor) -> Tensor:
+    """RMSNorm of `x` [..., width] (arXiv 1910.07467)."""
+    return F.rms_norm(x, gain.shape, gain.to(x.dtype), NORM_EPSILON)
+
+
 def attend(
     hidden: Tensor,
-    gains: Block,
+    gains: Gains,
     weights: Weights,
     rotary: Tensor,
     head_width: int,
@@ -93,11 +100,11 @@ def attend(
     def heads(flat: Tensor) -> Tensor:
         return flat.view(*flat.shape[:2], -1, head_width).transpose(1, 2)
 
-    normed = gains.norm(hidden)
-    query = rotate(gains.query_norm(heads(weights["query"](normed))), rotary)
+    inside = normed(hidden, gains["norm"])
+    query = rotate(normed(heads(weights["query"](inside)), gains["query_norm"]), rotary)
     if seen is None:
-        key = rotate(gains.key_norm(heads(weights["key"](normed))), rotary)
-        value = heads(weights["value"](normed))
+        key = rotate(normed(heads(weights["key"](inside)), gains["key_norm"]), rotary)
+        value = heads(weights["value"](inside))
         seen = (key, value, None) if extend is None else extend(key, value)
     key, value, mask = seen
     causal = mask is None and query.shape[2] > 1
@@ -105,9 +112,9 @@ def attend(
     return weights["output"](mixed.transpose(1, 2).flatten(2)), seen
 
 
-def feed_forward(hidden: Tensor, gains: Block, weights: Weights) -> Tensor:
+def feed_forward(hidden: Tensor, gains: Gains, weights: Weights) -> Tensor:
     """What the feed-forward sub-layer adds to `hidden` [B, T, width]."""
-    normed = gains.norm(hidden)
+    inside = normed(hidden, gains["norm"])
     if "gate" in weights:
-        return weights["down"](F.silu(weights["gate"](normed)) * weights["up"](normed))
-    return weights["down"](F.gelu(weights["up"](normed)))
+        return weights["down"](F.silu(weights["gate"](inside)) * weights["up"](inside))
+    return weights["down"](F.gelu(weights["up"](inside)))

@@ -9,14 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sharelm.model.blocks import NORM_EPSILON, Block, attend, feed_forward, own_gains, rotary_table, stored_blocks
-from sharelm.model.caches import Caches, Extend, Seen
+from sharelm.model.blocks import NORM_EPSILON, Block, normed, own_gains, rotary_table, stored_blocks
+from sharelm.model.caches import Caches, Seen
+from sharelm.model.depth import SubLayer, run_depth
 from sharelm.model.lanes import Lanes
+from sharelm.model.loss import head_loss, slopes
 from sharelm.model.recipes import Recipes, Weights
 from sharelm.sharing import KINDS, ModelShape, Sharing
 from sharelm.sharing.checks import check_shape
+from sharelm.sharing.shape import Kind
 
 INITIAL_DEVIATION = 0.02
+COMPILED_SHAPES = 64  # torch would stop at 8 and refuse the next; a study's twins have many
 
 
 class Decoder(nn.Module):
@@ -26,7 +30,7 @@ class Decoder(nn.Module):
     build the sharing. `looping` is False while a late loop has not switched on. In training `dropout` (1207.0580, of
     what each sub-layer adds) and `stochastic_depth` (1603.09382: whole sub-layers of a sequence, rising linearly to
     this rate at the last depth) draw from torch's generator; a dropped sub-layer is computed and masked, so that every
-    parameter is touched in every step.
+    parameter is touched in every step. Activations are in `compute_dtype`, the weights' own if None.
     """
 
     def __init__(
@@ -37,9 +41,12 @@ class Decoder(nn.Module):
         activation_checkpointing: bool = False,
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
+        compute_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_shape(shape, sharing)
+        self._compute_dtype = compute_dtype
+        self._run_depth, self._slopes = run_depth, slopes
         self.looping = True
         self.dropout = dropout
         self.stochastic_depth = stochastic_depth
@@ -69,6 +76,20 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of activations."""
+        return self._compute_dtype or self.embedding.dtype
+
+    def compile_depths(self, backend: str = "inductor") -> None:
+        """Compile what a depth and the loss do, for training: one depth's code serves all depths of one shape.
+
+        A process compiles a shape once, whatever models of it come after; inductor's cache on disk serves the next.
+        """
+        torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+        self._run_depth = torch.compile(run_depth, fullgraph=True, dynamic=False, backend=backend)
+        self._slopes = torch.compile(slopes, fullgraph=True, dynamic=False, backend=backend)
 
     def initialise(self, seed: int) -> Decoder:
         """Draw every weight from `seed` and the weight's name alone; returns the model.
@@ -114,7 +135,7 @@ class Decoder(nn.Module):
 
     def caches(self, batch: int, capacity: int) -> Caches:
         """Empty caches for `batch` rows of up to `capacity` tokens, on this model's device, in its precision."""
-        return Caches(self.shape, self.sharing.cache_slots, batch, capacity, self.device, self.embedding.dtype)
+        return Caches(self.shape, self.sharing.cache_slots, batch, capacity, self.device, self.dtype)
 
     def weights(self, merged: bool = True) -> dict[str, list[Weights]]:
         """The matrices of every depth by kind and name, made once for a pass."""
@@ -129,45 +150,18 @@ class Decoder(nn.Module):
                 self._rotary_table = rotary_table(self.shape, positions.device)
         return self._rotary_table[:, positions][:, :, None].to(dtype)
 
-    def _gains(self, kind: str, depth: int) -> Block:
-        own = getattr(self, f"{kind}_gains")
-        block: Block = own[depth] if own else getattr(self, f"{kind}_blocks")[self.sharing.schedule(kind)[depth]]
-        return block
+    def _sub_layer(self, kind: Kind, depth: int, weights: dict[str, list[Weights]], rows: int) -> SubLayer:
+        own, blocks = getattr(self, f"{kind}_gains"), getattr(self, f"{kind}_blocks")
+        block: Block = own[depth] if own else blocks[self.sharing.schedule(kind)[depth]]
+        lanes = None if self.lanes is None else self.lanes.at(depth, KINDS.index(kind))
+        return SubLayer(block.gains(), weights[kind][depth], lanes, self._kept(depth, rows))
 
-    def _depth(
-        self,
-        depth: int,
-        hidden: Tensor,
-        rotary: Tensor,
-        weights: dict[str, list[Weights]],
-        seen: Seen = None,
-        extend: Extend | None = None,
-    ) -> tuple[Tensor, Seen]:
-        gains, matrices = self._gains("attention", depth), weights["attention"][depth]
-        change, seen = attend(
-            self._enter(depth, 0, hidden), gains, matrices, rotary, self.shape.head_width, extend, seen
-        )
-        hidden = self._leave(depth, 0, hidden, change)
-        gains, matrices = self._gains("feed_forward", depth), weights["feed_forward"][depth]
-        change = feed_forward(self._enter(depth, 1, hidden), gains, matrices)
-        return self._leave(depth, 1, hidden, change), seen
-
-    def _enter(self, depth: int, place: int, hidden: Tensor) -> Tensor:
-        return hidden if self.lanes is None else self.lanes.enter(depth, place, hidden)
-
-    def _leave(self, depth: int, place: int, hidden: Tensor, change: Tensor) -> Tensor:
-        change = self._dropped(change, depth)
-        return hidden + change if self.lanes is None else self.lanes.leave(depth, place, hidden, change)
-
-    def _dropped(self, change: Tensor, depth: int) -> Tensor:
-        if not self.training:
-            return change
-        if self.dropout:
-            change = F.dropout(change, self.dropout)
-        if self.stochastic_depth:
-            kept = 1 - self.stochastic_depth * (depth + 1) / self.sharing.depth
-            change = change * torch.empty_like(change[:, :1, :1]).bernoulli_(kept) / kept
-        return change
+    def _kept(self, depth: int, rows: int) -> Tensor | None:
+        """Which rows' sub-layer at this depth is kept, [rows, 1, 1]."""
+        if not (self.training and self.stochastic_depth):
+            return None
+        rate = 1 - self.stochastic_depth * (depth + 1) / self.sharing.depth
+        return torch.empty(rows, 1, 1, device=self.device, dtype=self.dtype).bernoulli_(rate) / rate
 
     def hidden(self, tokens: Tensor, caches: Caches | None = None) -> Tensor:
         """Final hidden states [B, T, width] of `tokens` [B, T], which follow what the caches hold.
@@ -186,9 +180,9 @@ class Decoder(nn.Module):
             caches.weights = weights = caches.weights or self.weights(merged=False)
         else:
             weights = self.weights()
-        hidden = F.embedding(tokens, self.embedding)
+        hidden = F.embedding(tokens, self.embedding).to(self.dtype)
         if self.expansion is not None:
-            hidden = F.linear(hidden, self.expansion)
+            hidden = F.linear(hidden, self.expansion.to(self.dtype))
         if not self.looping and torch.is_grad_enabled():
             hidden = hidden + self._touch()
         rotary = self._rotary(positions, hidden.dtype)
@@ -201,23 +195,24 @@ class Decoder(nn.Module):
             if depth in self._loop_starts:
                 hidden, entered = (hidden, hidden) if entered is None else (self._inject(hidden, entered), entered)
             if self.depth_embedding is not None:
-                hidden = hidden + self.depth_embedding[depth]
+                hidden = hidden + self.depth_embedding[depth].to(self.dtype)
             block = attention[depth]
-            arguments = (depth, hidden, rotary, weights, kept.get(block))
+            parts = [self._sub_layer(kind, depth, weights, len(tokens)) for kind in KINDS]
+            dropout = self.dropout if self.training else 0.0
+            arguments = (hidden, parts[0], parts[1], rotary, self.shape.head_width, dropout, kept.get(block))
             if caches is not None:
-                hidden, seen = self._depth(*arguments, caches.at(depth))
+                hidden, seen = run_depth(*arguments, caches.at(depth))
             elif self.activation_checkpointing and torch.is_grad_enabled():
                 # re-entrant checkpointing crashes DeepSpeed when one block is used several times
-                draws = bool(self.dropout or self.stochastic_depth)
-                hidden, seen = checkpoint(self._depth, *arguments, use_reentrant=False, preserve_rng_state=draws)
+                draws = bool(dropout)
+                hidden, seen = checkpoint(self._run_depth, *arguments, use_reentrant=False, preserve_rng_state=draws)
             else:
-                hidden, seen = self._depth(*arguments)
+                hidden, seen = self._run_depth(*arguments)
             if self.sharing.kv == "first":
                 kept[block] = seen
         if caches is not None:
             caches.end()
-        result: Tensor = self.final_norm(hidden if self.lanes is None else hidden.sum(dim=0))
-        return result
+        return normed(hidden if self.lanes is None else hidden.sum(dim=0), self.final_norm.weight)
 
     def _touch(self) -> Tensor:
         """Zero, computed from what waits for the loop: optimizers differ in what they do with no gradient at all."""
@@ -226,22 +221,25 @@ class Decoder(nn.Module):
             own = getattr(self, f"{kind}_gains")
             for depth in set(range(len(own))) - set(self.sharing.plain_depths):
                 waiting += own[depth].parameters()
-        return sum((0 * parameter.sum() for parameter in waiting), torch.zeros((), device=self.device)).to(
-            self.embedding.dtype
-        )
+        return sum((0 * parameter.sum() for parameter in waiting), torch.zeros((), device=self.device)).to(self.dtype)
 
     def _inject(self, hidden: Tensor, entered: Tensor) -> Tensor:
         if self.injection is None:
             return hidden + entered
-        return F.linear(torch.cat((hidden, entered), dim=-1), self.injection)
+        return F.linear(torch.cat((hidden, entered), dim=-1), self.injection.to(self.dtype))
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of hidden states [..., width]."""
+    def _head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states as wide as the head's matrix [..., E], and that matrix [vocabulary, E]."""
         tied = self.head_embedding is None
         expansion = self.expansion if tied else self.head_expansion
         if expansion is not None:
-            hidden = F.linear(hidden, expansion.t())
-        return F.linear(hidden, self.embedding if self.head_embedding is None else self.head_embedding)
+            hidden = F.linear(hidden, expansion.t().to(self.dtype))
+        return hidden, self.embedding if self.head_embedding is None else self.head_embedding
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of hidden states [..., width]."""
+        hidden, matrix = self._head(hidden)
+        return F.linear(hidden, matrix.to(self.dtype))
 
     def forward(
         self,
@@ -255,10 +253,10 @@ class Decoder(nn.Module):
         `last_only` gives the last position's logits alone, [B, 1, vocabulary]: what a prefill needs.
         """
         hidden = self.hidden(tokens, caches)
-        logits = self.head(hidden[:, -1:] if last_only else hidden)
         if targets is None:
-            return logits
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+            return self.head(hidden[:, -1:] if last_only else hidden)
+        hidden, matrix = self._head(hidden)
+        return head_loss(hidden.flatten(0, 1), matrix, targets.flatten(), self._slopes)
 
 
 def _matrix(outputs: int, inputs: int, asked: bool) -> nn.Parameter | None:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+
+
+class Connections(NamedTuple):
+    """How one sub-layer is connected to the lanes."""
+
+    read: Tensor  # [lanes]
+    mix: Tensor  # [lanes, lanes]
+    write: Tensor  # [lanes]
 
 
 class Lanes(nn.Module):
@@ -28,11 +38,18 @@ class Lanes(nn.Module):
         self.mix.copy_(torch.eye(lanes).expand_as(self.mix))
         self.write.fill_(1)
 
-    def enter(self, depth: int, place: int, hidden: Tensor) -> Tensor:
-        """What the sub-layer reads [B, T, width] of `hidden` [lanes, B, T, width]."""
-        return (self.read[depth, place][None] @ hidden.flatten(1)).view(hidden.shape[1:])
+    def at(self, depth: int, place: int) -> Connections:
+        """The connections of one sub-layer."""
+        return Connections(self.read[depth, place], self.mix[depth, place], self.write[depth, place])
 
-    def leave(self, depth: int, place: int, hidden: Tensor, change: Tensor) -> Tensor:
-        """The lanes [lanes, B, T, width] after the sub-layer added `change` [B, T, width]."""
-        mixed = (self.mix[depth, place].t() @ hidden.flatten(1)).view(hidden.shape)
-        return mixed + change * self.write[depth, place][:, None, None, None]
+
+def enter(hidden: Tensor, connections: Connections) -> Tensor:
+    """What the sub-layer reads [B, T, width] of `hidden` [lanes, B, T, width]."""
+    return (connections.read.to(hidden.dtype)[None] @ hidden.flatten(1)).view(hidden.shape[1:])
+
+
+def leave(hidden: Tensor, connections: Connections, change: Tensor) -> Tensor:
+    """The lanes [lanes, B, T, width] after the sub-layer added `change` [B, T, width]."""
+    _, mix, write = (part.to(hidden.dtype) for part in connections)
+    mixed = (mix.t() @ hidden.flatten(1)).view(hidden.shape)
+    return mixed + change * write[:, None, None, None]

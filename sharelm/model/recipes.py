@@ -21,7 +21,10 @@ Draw = Callable[[str, tuple[int, ...]], Tensor]
 
 
 class Weight(NamedTuple):
-    """A matrix of one depth: y = W x + scale x B A x + d * x, the last two where there are deltas apart."""
+    """A matrix of one depth: y = W x + scale x B A x + d * x, the last two where there are deltas apart.
+
+    It is applied in the precision of x, whatever it is stored in.
+    """
 
     matrix: Tensor  # [outputs, inputs]
     low_rank: tuple[Tensor, Tensor] | None = None  # B [outputs, rank], A [rank, inputs]
@@ -30,13 +33,13 @@ class Weight(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., outputs] of `x` [..., inputs]."""
-        y = F.linear(x, self.matrix)
+        y = F.linear(x, self.matrix.to(x.dtype))
         if self.low_rank is not None:
-            outer, inner = self.low_rank
+            outer, inner = (factor.to(x.dtype) for factor in self.low_rank)
             y = y + self.scale * F.linear(F.linear(x, inner), outer)
         if self.diagonal is not None:
             size = len(self.diagonal)
-            y = y + F.pad(x[..., :size] * self.diagonal, (0, y.shape[-1] - size))
+            y = y + F.pad(x[..., :size] * self.diagonal.to(x.dtype), (0, y.shape[-1] - size))
         return y
 
 

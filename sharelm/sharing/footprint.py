@@ -107,7 +107,7 @@ def _lane_flops(shape: ModelShape, sharing: Sharing) -> int:
 
 def _activations(shape: ModelShape, sharing: Sharing, recompute: bool) -> int:
     """Elements that a token leaves for the backward pass, as PyTorch keeps them without compiling; dropout's masks and
-    merged matrices, which no token adds to, are left out.
+    merged matrices and the head's gradient, which no token adds to, are left out.
 
     A norm keeps what it reads, that divided by its size, the size, and what it gives; a product what it reads;
     attention queries, keys, values, a log-sum a head, and its result (in two layouts where there are several heads).
@@ -116,7 +116,7 @@ def _activations(shape: ModelShape, sharing: Sharing, recompute: bool) -> int:
     norm = 3 * width + 1
     lanes = sharing.lanes * width if sharing.lanes > 1 else 0
     factorised = sharing.embedding.width or 0
-    kept = norm + shape.vocabulary + 2 * factorised  # final norm, loss, what the embedding's and head's factors read
+    kept = norm + 2 * factorised  # final norm, the loss's gradient, what the embedding's factor reads
     own_keys = sharing.depths("attention", "key")
     if recompute:
         kept += sharing.depth * (sharing.lanes * width)

@@ -182,8 +182,6 @@ class Training(Node):
                 "zero_stage = 3 silently re-applies stale gradients to a parameter that a step does not use; "
                 "use 0, 1 or 2"
             )
-        if self.precision == "bf16" and self.zero_stage == 0:
-            raise ValueError("zero_stage = 0 with bf16 takes DeepSpeed's unfused optimizer, off by 1e-2; use 1 or 2")
         if self.activation_checkpointing == "reentrant":
             raise ValueError(
                 "activation_checkpointing = 'reentrant' crashes DeepSpeed when one block is used several times; "

@@ -25,7 +25,7 @@ def _groups(model: Decoder) -> Iterator[tuple[str, str, list[int], Tensor]]:
                     yield kind, name, depths, torch.stack([getattr(blocks[d], name).weight for d in depths])
 
 
-def penalty(model: Decoder, weight: float) -> Tensor:
+def penalty(model: Decoder, weight: float | Tensor) -> Tensor:
     """weight / 2 x the sum of |W_l - mean|^2 over all matrices that are pulled together."""
     spreads = [(stack - stack.mean(0)).float().square().sum() for *_, stack in _groups(model)]
     return weight / 2 * torch.stack(spreads).sum()

@@ -54,6 +54,7 @@ def _step_seconds(study: Study, arm: Arm, corpus: Corpus, machine: Machine, stor
     for step in range(WARM_UP_STEPS + TIMED_STEPS):
         dist.barrier()
         started = time.perf_counter()
-        run.step(step % run.training.steps)
+        run.step(step % run.training.steps).read()
         seconds.append(time.perf_counter() - started)
+    run.close()
     return seconds[WARM_UP_STEPS:]

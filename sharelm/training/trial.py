@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
 
 from sharelm.errors import DivergedError
-from sharelm.model import Decoder, save_weights
+from sharelm.model import PRECISIONS, Decoder, save_weights
 from sharelm.steps import Machine, trial_step
 from sharelm.store import Store
 from sharelm.store.schemas import TABLES
 from sharelm.study import Study, Trial
 from sharelm.training import checkpoint, soft
-from sharelm.training.engine import build_engine, deepspeed_config, set_learning_rate, take_step
+from sharelm.training.engine import build_engine, deepspeed_config, repeat_to_the_bit, set_learning_rate, take_step
+from sharelm.training.graph import GraphedPass, backward_is_done
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
 from sharelm.training.regularise import scale_gradients, seed_masks
@@ -55,6 +61,7 @@ def train_trial(
         error = str(diverged)
     if dist.get_rank() == 0:
         run.commit(error)
+    run.close()
     dist.barrier()
 
 
@@ -63,6 +70,23 @@ def committed(store: Store, table: str, study: str, name: str) -> bool:
     answer = [dist.get_rank() == 0 and store.find(table, study, name) is not None]
     dist.broadcast_object_list(answer, src=0)
     return answer[0]
+
+
+class Figures:
+    """The mean loss in nats over all workers and the gradient norm of a step that the device may not have done yet."""
+
+    def __init__(self, figures: Tensor) -> None:
+        self._figures = figures.to("cpu", non_blocking=True)
+        self._done = torch.Event("cuda") if figures.is_cuda else None
+        if self._done is not None:
+            self._done.record()
+
+    def read(self) -> tuple[float, float]:
+        """Loss and norm, once the step is done."""
+        if self._done is not None:
+            self._done.synchronize()
+        loss, norm = self._figures.tolist()
+        return loss, norm
 
 
 class Run:
@@ -89,11 +113,17 @@ class Run:
             activation_checkpointing=self.training.activation_checkpointing == "non_reentrant",
             dropout=self.training.dropout,
             stochastic_depth=self.training.stochastic_depth,
+            compute_dtype=PRECISIONS[machine.precision] if self.training.zero_stage == 0 else None,
         )
         model.initialise(trial.seed)
         scale_gradients(model, self.training.gradient_scale)
         self.model = model.to(self.device)
         self.engine = build_engine(self.model, self.training, self.config, self.device)
+        self.passes: dict[bool, GraphedPass] = {}  # by whether loops are on
+        if machine.device == "cuda":
+            repeat_to_the_bit()
+            self.model.compile_depths()
+            self._prepare()
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.speeds: list[float] = []
@@ -103,31 +133,81 @@ class Run:
             self.losses, self.norms, self.speeds = found.losses, found.gradient_norms, found.tokens_per_second
             self.seconds, self.resumes = found.training_seconds, found.resumes + 1
 
-    def train(self, on_step: OnStep) -> None:
-        """Run the steps that are left, checkpointing on the way."""
-        for step in range(len(self.losses), self.training.steps):
-            started = time.perf_counter()
-            loss, norm = self.step(step)
-            elapsed = time.perf_counter() - started
-            self.seconds += elapsed
-            self.losses.append(loss)
-            self.norms.append(norm)
-            self.speeds.append(self.training.tokens_per_step / elapsed)
-            if dist.get_rank() == 0:
-                on_step(self.trial.name, step + 1, loss, self.speeds[-1], elapsed)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise DivergedError(
-                    f"{self.trial.name} diverged at step {step + 1}: loss {loss}, gradient norm {norm}; "
-                    f"a lower training.learning_rate than {self.training.learning_rate} may help"
-                )
-            if (step + 1) % self.training.checkpoint_steps == 0 and step + 1 < self.training.steps:
-                progress = checkpoint.Progress(
-                    step + 1, self.losses, self.norms, self.speeds, self.seconds, self.resumes
-                )
-                checkpoint.save(self.engine, self.store, self.study.name, self.name, progress)
+    def _prepare(self) -> None:
+        """Compile and load whatever a step needs, at every depth that it may have, before time is taken."""
+        per_pass, context = self.config["train_micro_batch_size_per_gpu"], self.trial.arm.shape.context
+        batch = torch.zeros(per_pass, context + 1, dtype=torch.int64, device=self.device)
+        parameters = list(self.model.parameters())
+        draws = self.training.dropout and self.training.activation_checkpointing != "off"  # no graph sets random states
+        for looping in sorted({self.trial.arm.sharing.late == 0, True}):
+            self.model.looping = looping
+            if self.training.zero_stage == 0 and not draws:
+                pool = next((graph.pool for graph in self.passes.values()), None)
+                scale = 1 / self.config["gradient_accumulation_steps"]
+                graph = GraphedPass(partial(self._loss, self.model), parameters, batch, scale, pool)
+                self.passes[looping] = graph
+            else:  # asked for and not accumulated, so that the engine's hooks stay still
+                loss, _ = self._loss(self.model, batch, torch.zeros((), device=self.device))
+                torch.autograd.grad(loss, parameters, allow_unused=True)
 
-    def step(self, step: int) -> tuple[float, float]:
-        """One optimizer step; the mean loss in nats over all workers, and the gradient norm."""
+    def _loss(self, model: Any, batch: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss to learn from, and the cross-entropy to report, of token rows [B, context + 1]."""
+        loss = model(batch[:, :-1], targets=batch[:, 1:])
+        learnt = loss + soft.penalty(self.model, pull) if self.trial.arm.sharing.soft.on else loss
+        return learnt, loss
+
+    def close(self) -> None:
+        """Give the device's memory back: another trial follows in this process."""
+        self.passes.clear()
+        self.engine.destroy()
+        del self.engine, self.model
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def train(self, on_step: OnStep) -> None:
+        """Run the steps that are left, checkpointing on the way.
+
+        A step's figures are read when the next one is on its way: a GPU that waits for its host to look stands still.
+        """
+        self._read = time.perf_counter()
+        pending: Figures | None = None
+        for step in range(len(self.losses), self.training.steps):
+            figures = self.step(step)
+            if pending is not None:
+                self._note(pending, on_step)
+            pending = figures
+            if (step + 1) % self.training.checkpoint_steps == 0 or step + 1 == self.training.steps:
+                self._note(pending, on_step)
+                pending = None
+                if step + 1 < self.training.steps:
+                    self._checkpoint(step + 1)
+
+    def _note(self, figures: Figures, on_step: OnStep) -> None:
+        """Note the figures of the next step; raises where they are not finite."""
+        loss, norm = figures.read()
+        now = time.perf_counter()
+        elapsed, self._read = now - self._read, now
+        self.seconds += elapsed
+        self.losses.append(loss)
+        self.norms.append(norm)
+        self.speeds.append(self.training.tokens_per_step / elapsed)
+        step = len(self.losses)
+        if dist.get_rank() == 0:
+            on_step(self.trial.name, step, loss, self.speeds[-1], elapsed)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise DivergedError(
+                f"{self.trial.name} diverged at step {step}: loss {loss}, gradient norm {norm}; "
+                f"a lower training.learning_rate than {self.training.learning_rate} may help"
+            )
+
+    def _checkpoint(self, step: int) -> None:
+        progress = checkpoint.Progress(step, self.losses, self.norms, self.speeds, self.seconds, self.resumes)
+        checkpoint.save(self.engine, self.store, self.study.name, self.name, progress)
+        self._read = time.perf_counter()
+
+    def step(self, step: int) -> Figures:
+        """One optimizer step; its figures are still to be read."""
         set_learning_rate(self.engine, learning_rate(self.training, step))
         self.model.looping = step >= round(self.trial.arm.sharing.late * self.training.steps)
         sequences = self.training.tokens_per_step // self.trial.arm.shape.context
@@ -138,21 +218,32 @@ class Run:
         for number, part in enumerate(mine.reshape(passes, -1)):
             if self.training.dropout or self.training.stochastic_depth:
                 seed_masks(self.trial.seed, step, dist.get_rank(), number)
-            batch = torch.from_numpy(self.rows.batch(part)).to(self.device, non_blocking=True)
-            loss = self.engine(batch[:, :-1], targets=batch[:, 1:])
-            pull = self._soft_weight(step)
-            self.engine.backward(loss if pull is None else loss + soft.penalty(self.model, pull))
+            loss = self._pass(self._batch(part), step)
             if self.engine.is_gradient_accumulation_boundary():
-                norm = take_step(self.engine, self.training.zero_stage)
+                norm = take_step(self.engine, self.training)
             else:
                 self.engine.step()
-            total += loss.detach().float() / passes
+            total += loss / passes
         dist.all_reduce(total)
-        return float(total) / world, norm
+        return Figures(torch.stack((total / world, norm.to(total))))
 
-    def _soft_weight(self, step: int) -> float | None:
+    def _pass(self, batch: Tensor, step: int) -> Tensor:
+        """Forward and backward of one pass; its loss. Gradients are the parameters' own or the engine's."""
         tying = self.trial.arm.sharing.soft
-        return tying.at(step / max(1, self.training.steps - 1)) if tying.on else None
+        pull = tying.at(step / max(1, self.training.steps - 1)) if tying.on else 0.0
+        graph = self.passes.get(self.model.looping)
+        if graph is not None:
+            loss = graph(batch, pull)
+            self.engine.backward(backward_is_done(loss))
+            return loss
+        learnt, loss = self._loss(self.engine, batch, torch.tensor(pull, device=self.device))
+        self.engine.backward(learnt)
+        return loss.detach().float()
+
+    def _batch(self, rows: NDArray[np.int64]) -> Tensor:
+        """Those rows on the device; from page-locked memory, so that the copy overlaps with what the GPU does."""
+        batch = torch.from_numpy(self.rows.batch(rows))
+        return batch.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else batch
 
     def commit(self, error: str | None) -> None:
         """Put weights, steps and the trial's row; the row comes last and makes the trial done."""

@@ -255,12 +255,11 @@ def test_masks_are_drawn_in_training_alone_and_are_right_on_average(rates, recom
     model(tokens).square().mean().backward()
     for mine, parameter in zip(kept, model.parameters(), strict=True):
         torch.testing.assert_close(mine, parameter.grad)
-    changes = torch.ones(4000, 1, 8)
-    for depth in (0, 3):
-        assert model._dropped(changes, depth).mean().item() == pytest.approx(1, abs=0.06)
     if model.stochastic_depth:
-        dropped = (model._dropped(changes, 3) == 0).all(dim=(1, 2)).float().mean().item()
-        assert dropped == pytest.approx(0.6, abs=0.05)
+        for depth, dropped in ((0, 0.15), (3, 0.6)):
+            kept = model._kept(depth, 4000)
+            assert kept.mean().item() == pytest.approx(1, abs=0.06)
+            assert (kept == 0).float().mean().item() == pytest.approx(dropped, abs=0.05)
 
 
 def test_decay_is_of_matrices_each_once():

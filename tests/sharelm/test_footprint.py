@@ -52,14 +52,15 @@ def check_parameters(shape, sharing):
     embeddings = [model.embedding, model.expansion, model.head_embedding, model.head_expansion]
     assert sum(p.numel() for p in embeddings if p is not None) == expected.embedding_parameters
 
-    depths = [kind for by_kind in model.weights(merged=True).values() for kind in by_kind]
+    written = model.weights(merged=True)
+    depths = [kind for by_kind in written.values() for kind in by_kind]
     matrices = sum(weight.matrix.numel() for depth in depths for weight in depth.values())
     gains = sum(
         p.numel()
         for kind in KINDS
         for depth in range(sharing.depth)
-        for name, p in model._gains(kind, depth).named_parameters()
-        if "norm" in name and depth in sharing.depths(kind, name.removesuffix(".weight"))
+        for name, p in model._sub_layer(kind, depth, written, 1).gains.items()
+        if depth in sharing.depths(kind, name)
     )
     rest = [*embeddings, model.final_norm.weight, model.depth_embedding, model.injection]
     rest += model.lanes.parameters() if model.lanes is not None else []
@@ -144,7 +145,8 @@ def test_activations_kept_for_the_backward_pass(drawn, recompute):
         loss = model(tokens[:, :-1], tokens[:, 1:])
     ours = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
     elements = sum(storage.nbytes() // 4 for place, storage in kept.items() if place not in ours)
-    elements -= 2 * shape.head_width * shape.context + 1  # rotary angles and the loss's own weight
+    elements -= 2 * shape.head_width * shape.context  # rotary angles
+    elements -= shape.vocabulary * sharing.embedding_width(shape)  # the head's gradient
     expected = footprint(shape, sharing)
     per_token = expected.checkpointed_activations_per_token if recompute else expected.activations_per_token
     assert elements == per_token * 3 * shape.context, (elements / 3 / shape.context, per_token)

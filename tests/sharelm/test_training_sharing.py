@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from sharelm.model import Decoder
+from sharelm.model import PRECISIONS, Decoder
 from sharelm.sharing import KINDS, Atoms, Embedding, LowRank, build_sharing, footprint
 from sharelm.steps import Machine
 from sharelm.store import open_store
@@ -77,7 +77,7 @@ def sharded(sharing, rule, stage, recompute):
             loss = engine(part[:, :-1], targets=part[:, 1:])
             engine.backward(loss)
             if engine.is_gradient_accumulation_boundary():
-                engines.take_step(engine, stage)
+                engines.take_step(engine, training)
             else:
                 engine.step()
             total += loss.detach() / 2 / world
@@ -138,13 +138,21 @@ def weigh(folder):
     """Bytes of optimizer state in this worker, and of the whole checkpoint, against the closed forms."""
     shape, sharing, device = replace(SHAPE, vocabulary=4000), SHARINGS["relaxed"], torch.device("cpu")
     expected, rank, world = footprint(shape, sharing), dist.get_rank(), dist.get_world_size()
-    for precision, stage, size in (("fp32", 0, 4), ("fp32", 1, 4), ("fp32", 2, 4), ("bf16", 1, 2), ("bf16", 2, 2)):
+    for precision, stage, size in (
+        ("fp32", 0, 4),
+        ("fp32", 1, 4),
+        ("fp32", 2, 4),
+        ("bf16", 0, 2),
+        ("bf16", 1, 2),
+        ("bf16", 2, 2),
+    ):
         training = small_study(zero_stage=stage).training.model_copy(update={"tokens_per_step": 2 * shape.context})
         config = engines.deepspeed_config(training, shape.context, world, precision)
-        engine = engines.build_engine(Decoder(shape, sharing).initialise(0).train(), training, config, device)
+        model = Decoder(shape, sharing, compute_dtype=PRECISIONS[precision] if stage == 0 else None).initialise(0)
+        engine = engines.build_engine(model.train(), training, config, device)
         tokens = random_tokens(1, 13, shape)
         engine.backward(engine(tokens[:, :-1], targets=tokens[:, 1:]))
-        engines.take_step(engine, stage)
+        engines.take_step(engine, training)
         optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
         held = sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.dim())
         if stage:

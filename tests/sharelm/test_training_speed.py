@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,11 +62,15 @@ class _Clock:
         class Run:
             training = trial.arm.training(study.training)
 
-            def step(self, step: int) -> None:
+            def step(self, step: int) -> Any:
                 assert step < self.training.steps
                 taken.append(step)
                 first = len(taken) <= speed.WARM_UP_STEPS
                 clock.now += 100.0 if first else clock.seconds[trial.arm.name] * len(clock.built)
+                return SimpleNamespace(read=lambda: (0.0, 0.0))
+
+            def close(self) -> None:
+                pass
 
         return Run()
 
