@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,21 +40,26 @@ def _weights(store: Store, study: str, step: str) -> Path:
     return store.fetch(manifest, WEIGHTS)
 
 
-def _threads(place: Place) -> None:
+@contextmanager
+def _device(place: Place) -> Iterator[None]:
+    """The device as the place has it; its memory is given back to the processes that come after."""
     import torch
 
     if place.machine.device == "cpu":
         torch.set_num_threads(place.threads)
+    yield
+    if place.machine.device == "cuda":
+        torch.cuda.empty_cache()
 
 
-@ray.remote(max_retries=2)
+# max_calls = 0: a GPU task would be a process of its own, which spends seconds on imports and on CUDA
+@ray.remote(max_retries=2, max_calls=0)
 def score_trial(place: Place, trial: Trial, trial_step: str, task: Task, shard_index: int, step: str) -> None:
     """Score one trial on one shard of a task and commit the rows."""
     from sharelm.data import open_corpus
     from sharelm.evaluation import score, shard, task_items
     from sharelm.model import load_model
 
-    _threads(place)
     store, study = open_store(place.store), place.study.name
     if store.find("scores", study, step) is not None:
         return
@@ -60,9 +67,11 @@ def score_trial(place: Place, trial: Trial, trial_step: str, task: Task, shard_i
     assert manifest is not None
     corpus = open_corpus(store, manifest)
     items = shard(task_items(task, corpus, place.base), shard_index, task.shards)
-    model = load_model(_weights(store, study, trial_step), place.machine.device, place.machine.precision)
-    with busy(place.board, "evaluation"):
+    weights = _weights(store, study, trial_step)
+    with _device(place), busy(place.board, "evaluation"):
+        model = load_model(weights, place.machine.device, place.machine.precision)
         rows = score(model, items, place.study.evaluation.tokens_per_batch)
+        del model
     names = {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed, "task": task.name, "kind": task.kind}
     for key, value in names.items():
         field = TABLES["scores"].field(key)
@@ -70,17 +79,16 @@ def score_trial(place: Place, trial: Trial, trial_step: str, task: Task, shard_i
     store.commit_rows("scores", study, step, rows.select(TABLES["scores"].names))
 
 
-@ray.remote(max_retries=2)
+@ray.remote(max_retries=2, max_calls=0)
 def measure_cost(place: Place, trial: Trial, trial_step: str, workload: Workload, step: str) -> None:
     """Measure one arm under one workload and commit the row."""
     from sharelm.cost import measure
 
-    _threads(place)
     store, study = open_store(place.store), place.study.name
     if store.find("costs", study, step) is not None:
         return
     weights = _weights(store, study, trial_step)
-    with busy(place.board, "cost"):
+    with _device(place), busy(place.board, "cost"):
         row = measure(weights, workload, place.machine, place.study.cost)
     row |= {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed}
     store.commit_rows("costs", study, step, pa.Table.from_pylist([row], schema=TABLES["costs"]))

@@ -35,9 +35,20 @@ class Group:
 
 
 def split(trials: Sequence[Trial], parallel: int, per_group: int) -> list[tuple[Trial, ...]]:
-    """The trials in as many groups as run at once, more where a group would be too long; sizes differ by one."""
+    """The trials in as many groups as run at once, more where a group would be too long; groups take about as long.
+
+    The longest trials are given away first, each to the group that has least to do (LPT scheduling); within a group
+    they run in the order in which they are asked for.
+    """
     count = min(len(trials), max(parallel, -(-len(trials) // per_group)))
-    return [tuple(trials[i::count]) for i in range(count)]
+    groups: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    flops = [trial.arm.training_flops for trial in trials]
+    for number in sorted(range(len(trials)), key=lambda n: -flops[n]):
+        least = min((group for group in range(count) if len(groups[group]) < per_group), key=lambda g: loads[g])
+        groups[least].append(number)
+        loads[least] += flops[number]
+    return [tuple(trials[number] for number in sorted(group)) for group in groups]
 
 
 def _train_worker(config: dict[str, Group]) -> None:

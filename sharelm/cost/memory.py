@@ -17,6 +17,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     torch's profiler of every block it hands out and takes back.
     """
     if device.type == "cuda":
+        run()  # what libraries set up at first use stays with the process, however many models it serves
         torch.cuda.synchronize(device)
         held = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -162,7 +162,7 @@ class Training(Node):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     workers: Positive = 1
     cpus_per_worker: Positive | None = None  # all of a node's share if absent
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     trials_per_group: Positive = 16  # small trials one worker group trains, one after another
     max_failures: Annotated[int, Field(ge=0)] = 3
 

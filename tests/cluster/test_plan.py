@@ -35,8 +35,8 @@ def test_figures_of_every_arm(planned):
         assert arm["prefill_flops_per_token"] == 2 * matrices + 2 * head // CONTEXT + scores
         kv = 2 * depth * KV_HEADS * HEAD
         assert arm["kv_bytes_per_token"] == {"fp32": 4 * kv, "bf16": 2 * kv}
-        assert arm["checkpoint_bytes"] == {"fp32": 16 * stored, "bf16": 14 * stored}  # at ZeRO stage 1
-        assert arm["optimizer_bytes_per_worker"] == 12 * stored
+        assert arm["checkpoint_bytes"] == {"fp32": 12 * stored, "bf16": 12 * stored}  # at ZeRO stage 0
+        assert arm["optimizer_bytes_per_worker"] == 8 * stored
         assert arm["training_tokens"] == 204_800
         hours = arm["training_flops_per_token"] * 204_800 / 0.05e12 / 3600
         assert arm["estimated_training_hours"] == pytest.approx(hours)
@@ -60,7 +60,7 @@ def test_schedules_twins_and_totals(planned):
 
 
 def test_shared_settings_leave_out_what_differs(planned):
-    assert planned["shared"]["training"]["zero_stage"] == 1
+    assert planned["shared"]["training"]["zero_stage"] == 0
     assert planned["shared"]["model"]["width"] == 128
     assert not {"depth", "feed_forward"} & planned["shared"]["model"].keys()
     assert "variant" not in planned["shared"]

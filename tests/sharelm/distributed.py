@@ -13,7 +13,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def _rank(rank: int, world: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _rank(
+    rank: int, world: int, port: int, backend: str, function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": str(world),
@@ -22,7 +24,9 @@ def _rank(rank: int, world: int, port: int, function: Callable[..., None], argum
         "MASTER_PORT": str(port),
     }
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(backend, rank=rank, world_size=world)
     function(*arguments)
     dist.barrier()
     # Without the interpreter's own end: gloo's and DeepSpeed's threads can abort the process there (seen once in many).
@@ -37,6 +41,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def on_ranks(world: int, function: Callable[..., None], *arguments: Any) -> None:
+def on_ranks(world: int, function: Callable[..., None], *arguments: Any, backend: str = "gloo") -> None:
     """Run `function(*arguments)` on this many ranks; raises when one of them does."""
-    mp.start_processes(_rank, (world, free_port(), function, arguments), nprocs=world, start_method="spawn", join=True)
+    everything = (world, free_port(), backend, function, arguments)
+    mp.start_processes(_rank, everything, nprocs=world, start_method="spawn", join=True)
