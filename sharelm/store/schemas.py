@@ -138,7 +138,7 @@ TABLES: dict[str, pa.Schema] = {
             _field("learning_rate", pa.float64(), "a rate that its model was tried with, in a proxy"),
             _field("tokens", pa.int64(), "training tokens of the proxy"),
             _field("seed", pa.int64(), "seed of the proxy's initial weights and token order"),
-            _field("status", pa.string(), "done or diverged"),
+            _field("status", pa.string(), "done, or diverged: a loss not finite, or above the first step's at the end"),
             _field("loss_nats", pa.float64(), "mean training loss of the proxy's last 10 % of steps; null if diverged"),
             _field("chosen_learning_rate", pa.float64(), "the rate that the arm's trials learn with"),
             _field("at_edge", pa.bool_(), "whether the lowest or the highest rate tried had the lowest loss"),

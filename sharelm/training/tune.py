@@ -26,7 +26,8 @@ def train_proxy(
     """Train one proxy over the process group that is there, and commit its loss; arguments as of `train_trial`.
 
     The loss is the mean training loss of the last tenth of the steps, at least one: all proxies see the same rows in
-    the same order. A proxy that is committed is left alone; one with a checkpoint goes on from it.
+    the same order. One that ends above where it began has diverged like one that met a loss that is not finite: it
+    would bend a parabola. A proxy that is committed is left alone; one with a checkpoint goes on from it.
     """
     name = proxy_step(study, proxy, data, machine)
     if committed(store, PROXIES, study.name, name):
@@ -34,14 +35,15 @@ def train_proxy(
     run = Run(proxied(study), proxy, corpus.training(proxy.arm.shape.context), machine, store, name)
     try:
         run.train(on_step)
-        error = None
+        loss, first = fmean(run.losses[-max(1, len(run.losses) // 10) :]), run.losses[0]
+        error = None if loss <= first else f"{proxy.name} diverged: loss {loss}, from {first} at its first step"
     except DivergedError as diverged:
         error = str(diverged)
     if dist.get_rank() == 0:
         facts = {
             "proxy": proxy.name,
             "learning_rate": proxy.arm.learning_rate,
-            "loss_nats": fmean(run.losses[-max(1, len(run.losses) // 10) :]) if error is None else None,
+            "loss_nats": loss if error is None else None,
             "error": error,
             "training_seconds": run.seconds,
         }

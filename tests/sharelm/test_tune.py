@@ -190,7 +190,7 @@ def test_a_tuned_study_keeps_its_rates_and_its_first_seed() -> None:
 
 
 LONG = {"tokens": 128 * 40, "warmup_steps": 4}
-NODE = {"learning_rates": [1e-4, 1e-2, 1e30], "tokens": 128 * 20}
+NODE = {"learning_rates": [1e-4, 1e-2, 10.0, 1e30], "tokens": 128 * 20}
 
 
 def _find_rates(store: str, whole: str) -> None:
@@ -222,7 +222,8 @@ def test_a_proxy_is_a_whole_short_training_and_an_absurd_rate_loses(tmp_path: Pa
     steps = open_store(str(tmp_path / "whole")).read("steps", "small")["loss_nats"].to_pylist()
     assert len(steps) == 20
     assert facts[1e-2]["loss_nats"] == pytest.approx(sum(steps[-2:]) / 2, abs=1e-12)
-    assert facts[1e30]["loss_nats"] is None
+    assert (facts[10.0]["loss_nats"], facts[1e30]["loss_nats"]) == (None, None)
+    assert "diverged: loss " in facts[10.0]["error"]
     assert "diverged at step" in facts[1e30]["error"]
     found = tuning("parabola", [Tried(rate, one["loss_nats"], 1.0) for rate, one in facts.items()])
     assert found.learning_rate == 1e-2
