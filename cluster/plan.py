@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.show import bytes_text, columns, seconds_text
 from sharelm.sharing.drawing import degrees, draw
-from sharelm.study import Arm, Study, arms, comparisons, timed_pairs, trials
+from sharelm.study import Arm, Study, arms, comparisons, proxied, proxies, timed_pairs, trials
 
 ARM_COLUMNS = ("arm", "role", "blocks read", "ff width", "stored", "materialised", "checkpoint", "KV bytes/token")
 _ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
@@ -55,17 +55,41 @@ def _arm(study: Study, arm: Arm) -> dict[str, Any]:
     }
 
 
+def _tuning(study: Study) -> dict[str, Any] | None:
+    """The proxies that choose learning rates; None where the study tunes none."""
+    tune, tried = study.training.tune, proxies(study)
+    if tune is None:
+        return None
+    seconds = sum(proxy.arm.training_flops for proxy in tried) / (study.cost.assumed_tflops * 1e12)
+    short = proxied(study).training
+    return {
+        "learning_rates": tune.learning_rates,
+        "choose": tune.choose,
+        "proxies": len(tried),
+        "models": len({proxy.arm.model for proxy in tried}),
+        "tokens_each": tune.tokens,
+        "steps_each": short.steps,
+        "warmup_steps": short.warmup_steps,
+        "training_tokens": sum(proxy.arm.tokens for proxy in tried),
+        "estimated_training_hours": seconds / study.training.workers / 3600,
+        "estimated_training_cost": seconds / 3600 * study.cost.price_per_hour,
+    }
+
+
 def plan_study(study: Study) -> dict[str, Any]:
     """The plan as plain values. FLOPs of prefill and decode are per token at the model's whole context.
 
     Hours are wall time of the training alone: training FLOPs x tokens over workers x cost.assumed_tflops; money is
-    those hours of every worker at cost.price_per_hour.
+    those hours of every worker at cost.price_per_hour. The total counts the proxies of `tuning` as well.
     """
     planned = {arm.name: _arm(study, arm) for arm in arms(study)}
-    runs = trials(study)
+    runs, tuning = trials(study), _tuning(study)
+    work = [planned[trial.arm.name] for trial in runs] + ([tuning] if tuning else [])
     tree = study.tree()
     for part, differs in (("model", "depth"), ("model", "feed_forward"), ("training", "tokens")):  # a twin's own
         del tree[part][differs]
+    if tuning:  # an arm's own
+        del tree["training"]["learning_rate"]
     return {
         "study": study.name,
         "trials": [{"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed} for trial in runs],
@@ -84,11 +108,14 @@ def plan_study(study: Study) -> dict[str, Any]:
         "measured_when_it_runs": [
             {"variant": variant.name, "axis": "time", "like": twin.name} for variant, twin in timed_pairs(study)
         ],
+        "tuning": tuning,
         "total": {
             "trials": len(runs),
-            "training_tokens": sum(trial.arm.tokens for trial in runs),
-            "estimated_training_hours": sum(planned[t.arm.name]["estimated_training_hours"] for t in runs),
-            "estimated_training_cost": sum(planned[t.arm.name]["estimated_training_cost"] for t in runs),
+            "proxies": tuning["proxies"] if tuning else 0,
+            **{
+                figure: sum(one[figure] for one in work)
+                for figure in ("training_tokens", "estimated_training_hours", "estimated_training_cost")
+            },
             "currency": study.cost.currency,
             "assumed_tflops": study.cost.assumed_tflops,
             "workers": study.training.workers,
@@ -120,6 +147,20 @@ def _schedules(arm: dict[str, Any]) -> str:
 def drawings(plan: dict[str, Any]) -> str:
     """Which depth of each arm reads which block."""
     return "\n\n".join(f"{arm['arm']}\n\n{textwrap.indent(arm['drawing'], '    ')}" for arm in plan["arms"])
+
+
+def _tuning_text(plan: dict[str, Any]) -> str:
+    tuning = plan["tuning"]
+    if tuning is None:
+        return "Learning rates are not tuned: every arm learns with training.learning_rate."
+    took = seconds_text(tuning["estimated_training_hours"] * 3600)
+    return (
+        f"Learning rates are tuned ({tuning['choose']}) before the trials: {tuning['models']} models x "
+        f"{tuning['learning_rates']} = {tuning['proxies']} proxies\n"
+        f"of {tuning['tokens_each']:,} tokens ({tuning['steps_each']} steps, {tuning['warmup_steps']} of warm-up); "
+        f"in all {tuning['training_tokens']:,} tokens, {took}, "
+        f"{tuning['estimated_training_cost']:,.4f} {plan['total']['currency']}."
+    )
 
 
 def plan_text(plan: dict[str, Any]) -> str:
@@ -183,8 +224,10 @@ def plan_text(plan: dict[str, Any]) -> str:
             "\n".join(
                 [columns(pair_rows, ("variant", "equal on", "meets twin", "target", "reached", "error")), *measured]
             ),
+            _tuning_text(plan),
             "Every arm shares:\n" + "\n".join(shared),
-            f"Estimate: {seconds_text(total['estimated_training_hours'] * 3600)} of training for all trials, "
+            f"Estimate: {seconds_text(total['estimated_training_hours'] * 3600)} of training for all trials"
+            f"{' and proxies' if total['proxies'] else ''}, "
             f"{total['estimated_training_cost']:,.4f} {total['currency']}, on {total['workers']} worker(s).\n"
             f"It assumes cost.assumed_tflops = {total['assumed_tflops']} TFLOP/s sustained by each worker; start-up, "
             "evaluation and cost measurement come on top. Prefill and decode are at the whole context.",

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from sharelm.report import build
 from sharelm.statistics import compare, worth
-from sharelm.store import Manifest, Store
+from sharelm.store import TABLES, Manifest, Store
 from sharelm.study import Study
+from sharelm.study.proxies import tuning_rows
 from sharelm.verdict import decide, headline
 
 REPORTS = "reports"
@@ -26,7 +29,10 @@ def conclude(
     tables["comparisons"] = compare(study, tables["scores"])
     tables["sharing_worth"] = worth(study, tables["scores"])
     tables["verdicts"] = decide(study, tables["comparisons"], tables["trials"], tables["costs"])
-    concluded = ("comparisons", "sharing_worth", "verdicts")
+    concluded = ["comparisons", "sharing_worth", "verdicts"]
+    if study.tunings:
+        tables["tunings"] = pa.Table.from_pylist(tuning_rows(study), schema=TABLES["tunings"])
+        concluded.append("tunings")
     for table in concluded:
         store.commit_rows(table, study.name, step, tables[table])
     lines = headline(study, tables["verdicts"], tables["comparisons"])

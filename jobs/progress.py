@@ -26,7 +26,8 @@ class Progress:
     """Stages and trials as they go; a context manager, so that the terminal is left as it was."""
 
     def __init__(self) -> None:
-        self._steps: dict[str, int] = {}  # of every trial that is to be trained, by its name
+        self._steps: dict[str, int] = {}  # of everything that is to be trained now, by its name
+        self._what = "trials"
         self._console = Console(file=sys.stderr)
         self._status: Status | None = self._console.status("starting") if self._console.is_terminal else None
         self._told = time.monotonic()
@@ -44,9 +45,10 @@ class Progress:
         if self._status:
             self._status.stop()
 
-    def expect(self, steps: dict[str, int]) -> None:
-        """These trials are to be trained, each for so many steps."""
-        self._steps = steps
+    def expect(self, steps: dict[str, int], what: str = "trials") -> None:
+        """These trials (or proxies) are to be trained, each for so many steps."""
+        self._steps, self._what = steps, what
+        self._started, self._first = 0.0, {}
 
     def stage(self, text: str) -> None:
         """A new stage begins, said on a line that stays."""
@@ -64,18 +66,19 @@ class Progress:
 
     def training(self, board: Snapshot) -> str:
         """How far training is: the trial that trains, its speed and the time left."""
-        if not board.trials:
+        there = {name: at for name, at in board.trials.items() if name in self._steps}
+        if not there:
             return "starting workers"
         self._started = self._started or time.monotonic()
-        for name, at in board.trials.items():
+        for name, at in there.items():
             self._first.setdefault(name, at.step)
-        running = {name: at for name, at in board.trials.items() if at.step < self._steps[name]}
-        text = f"training: {len(board.trials) - len(running)} of {len(self._steps)} trials done"
+        running = {name: at for name, at in there.items() if at.step < self._steps[name]}
+        text = f"training: {len(there) - len(running)} of {len(self._steps)} {self._what} done"
         if not running:
             return text
         name, at = max(running.items(), key=lambda item: item[1].step)
         text += f"; {name} step {at.step}/{self._steps[name]}, loss {at.loss:.3f}, {at.tokens_per_second:,.0f} tokens/s"
-        reached = sum(at.step for at in board.trials.values())
+        reached = sum(at.step for at in there.values())
         here = reached - sum(self._first.values())
         if here > 0:
             left = (sum(self._steps.values()) - reached) * (time.monotonic() - self._started) / here

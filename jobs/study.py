@@ -21,10 +21,10 @@ import psutil
 
 from sharelm.digest import digest
 from sharelm.errors import InputError, ShareLMError
-from sharelm.steps import Machine, cost_step, report_step, score_step, speed_step, trial_step
+from sharelm.steps import Machine, cost_step, proxy_step, report_step, score_step, speed_step, trial_step
 from sharelm.store import TABLES, Manifest, Store, open_store
 from sharelm.store.studies import check_study, record_study
-from sharelm.study import Arm, Speeds, Study, Trial, load_study, timed_pairs, trials
+from sharelm.study import Speeds, Study, Trial, Tried, load_study, proxies, timed_pairs, trials, tuning
 
 if TYPE_CHECKING:
     from jobs.progress import Progress
@@ -77,9 +77,14 @@ class Driver:
 
     def run(self) -> None:
         """Train, evaluate and measure whatever is not committed yet."""
-        self._plan()
+        self._time()
+        if not self.errors:
+            self._tune()
         if self.errors:
             return
+        self.work = plan_work(self.study, self.data, self.base, self.machine)
+        there = _committed(self.store, "trials", self.study.name)
+        self.missing = {step: trial for step, trial in self.work.trials.items() if step not in there}
         done = len(self.work.trials) - len(self.missing)
         self.progress.expect({t.name: t.arm.training(self.study.training).steps for t in self.missing.values()})
         self.progress.stage(
@@ -89,13 +94,13 @@ class Driver:
         if not self.errors:
             self._measure()
 
-    def _plan(self) -> None:
-        """Know every trial: the time axis's twins learn as long as measured speeds say."""
+    def _time(self) -> None:
+        """Know how long the time axis's twins learn, from measured speeds."""
         pairs = {speed_step(self.study, pair, self.machine): pair for pair in timed_pairs(self.study)}
         known = _committed(self.store, "speeds", self.study.name)
         untimed = tuple(pair for step, pair in pairs.items() if step not in known)
         if untimed:
-            self._wait({self._group((), untimed): (SPEED, "training speeds")})
+            self._wait({self._group(timed=untimed): (SPEED, "training speeds")})
             if self.errors:
                 return
         facts = {manifest.step: manifest.facts for manifest in self.store.manifests("speeds", self.study.name)}
@@ -104,16 +109,37 @@ class Driver:
             for step, (variant, _) in pairs.items()
         }
         self.study = self.study.measured(speeds)
-        self.work = plan_work(self.study, self.data, self.base, self.machine)
-        there = _committed(self.store, "trials", self.study.name)
-        self.missing = {step: trial for step, trial in self.work.trials.items() if step not in there}
 
-    def _group(self, trials: tuple[Trial, ...], timed: tuple[tuple[Arm, Arm], ...] = ()) -> Any:
+    def _tune(self) -> None:
+        """Know every arm's learning rate, from proxies, where the study tunes them."""
+        from jobs.train import split
+
+        training = self.study.training
+        if training.tune is None:
+            return
+        steps = {proxy_step(self.study, proxy, self.data, self.machine): proxy for proxy in proxies(self.study)}
+        known = _committed(self.store, "proxies", self.study.name)
+        missing = [proxy for step, proxy in steps.items() if step not in known]
+        self.progress.expect({proxy.name: proxy.arm.training(training).steps for proxy in missing}, "proxies")
+        groups = split(missing, self.have.parallel_groups, training.trials_per_group)
+        self._wait(
+            {self._group(proxies=part): (TRAINING, f"proxies {part[0].name} to {part[-1].name}") for part in groups}
+        )
+        if self.errors:
+            return
+        facts = {manifest.step: manifest.facts for manifest in self.store.manifests("proxies", self.study.name)}
+        tried: dict[Any, list[Tried]] = {}
+        for step, proxy in steps.items():
+            found = Tried(*(facts[step][name] for name in ("learning_rate", "loss_nats", "training_seconds")))
+            tried.setdefault(proxy.arm.model, []).append(found)
+        self.study = self.study.tuned({model: tuning(training.tune.choose, those) for model, those in tried.items()})
+
+    def _group(self, **work: Any) -> Any:
         """A worker group at work on these."""
         from jobs.train import Group, train_group
 
         return train_group.remote(
-            Group(self.study, trials, timed, self.data, self.machine, self.store.uri, self.have, self.board)
+            Group(self.study, self.data, self.machine, self.store.uri, self.have, self.board, **work)
         )
 
     def _train_and_score(self) -> None:
@@ -138,7 +164,7 @@ class Driver:
         groups: Pending = {}
         after: dict[Any, Callable[[], Pending]] = {}
         for part in split(list(self.missing.values()), have.parallel_groups, self.study.training.trials_per_group):
-            ref = self._group(part)
+            ref = self._group(trials=part)
             groups[ref] = (TRAINING, f"trials {part[0].name} to {part[-1].name}")
             steps = {step for step, trial in self.missing.items() if trial in part}
             after[ref] = partial(score, steps)

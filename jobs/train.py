@@ -25,13 +25,14 @@ class Group:
     """What one worker group trains or times, and all that its workers need to know."""
 
     study: Study
-    trials: tuple[Trial, ...]
-    timed: tuple[tuple[Arm, Arm], ...]  # a variant and its time twin's model, whose speeds are measured first
     data: str
     machine: Machine
     store: str
     have: Resources
     board: Any
+    timed: tuple[tuple[Arm, Arm], ...] = ()  # a variant and its time twin's model, whose speeds are measured
+    proxies: tuple[Trial, ...] = ()  # whose losses choose learning rates
+    trials: tuple[Trial, ...] = ()
 
 
 def split(trials: Sequence[Trial], parallel: int, per_group: int) -> list[tuple[Trial, ...]]:
@@ -59,6 +60,7 @@ def _train_worker(config: dict[str, Group]) -> None:
     from sharelm.data import open_corpus
     from sharelm.training.speed import measure_speeds
     from sharelm.training.trial import train_trial
+    from sharelm.training.tune import train_proxy
 
     group = config["group"]
     if group.machine.device == "cpu":
@@ -74,14 +76,15 @@ def _train_worker(config: dict[str, Group]) -> None:
     for pair in group.timed:
         with busy(group.board, "training"):
             measure_speeds(group.study, pair, corpus, group.machine, store)
-    for trial in group.trials:
-        on_step = TrainingReporter(group.board, trial.arm.training(group.study.training).steps)
-        train_trial(group.study, trial, corpus, group.data, group.machine, store, on_step)
+    for train, trials in ((train_proxy, group.proxies), (train_trial, group.trials)):
+        for trial in trials:
+            on_step = TrainingReporter(group.board, trial.arm.training(group.study.training).steps)
+            train(group.study, trial, corpus, group.data, group.machine, store, on_step)
 
 
 @ray.remote(num_cpus=0)
 def train_group(group: Group) -> None:
-    """Train a group of trials, or time pairs of arms; returns when all of them are committed."""
+    """Time pairs of arms, train proxies or trials; returns when all of them are committed."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 

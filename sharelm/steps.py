@@ -12,7 +12,7 @@ from typing import Any
 
 from sharelm.digest import code_digest, digest
 from sharelm.errors import InputError
-from sharelm.study import Arm, Study, Trial
+from sharelm.study import Arm, Study, Trial, proxied
 from sharelm.study.tree import HOW_FAST, Task, Workload
 
 _MODEL_CODE = tuple(f"sharelm.model.{name}" for name in ("blocks", "decoder", "depth", "lanes", "loss", "recipes"))
@@ -31,7 +31,7 @@ class Machine:
 def _learning(study: Study, arm: Arm, machine: Machine) -> dict[str, Any]:
     """What decides how an arm learns on this machine, but for its seed and the data."""
     settings = arm.training(study.training).model_dump(mode="json")
-    training = {key: value for key, value in settings.items() if f"training.{key}" not in HOW_FAST}
+    training = {key: value for key, value in settings.items() if f"training.{key}" not in HOW_FAST and key != "tune"}
     return {
         "arm": arm.name,
         "shape": asdict(arm.shape),
@@ -51,6 +51,13 @@ def trial_step(study: Study, trial: Trial, data: str, machine: Machine) -> str:
             "code": code_digest(*_LEARNING_CODE),
         }
     )
+
+
+def proxy_step(study: Study, proxy: Trial, data: str, machine: Machine) -> str:
+    """Names what a proxy found; the arms that share its model share it, so their names do not enter."""
+    learning = _learning(proxied(study), proxy.arm, machine)
+    del learning["arm"]
+    return digest({"step": "proxy", **learning, "seed": proxy.seed, "data": data, "code": code_digest(*_LEARNING_CODE)})
 
 
 def speed_step(study: Study, pair: tuple[Arm, Arm], machine: Machine) -> str:

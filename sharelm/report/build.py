@@ -184,6 +184,23 @@ def _worth(rows: list[Row]) -> dict[str, Any]:
     return {"loops": loops, "prices": prices}
 
 
+def _tuned(rows: list[Row]) -> list[dict[str, Any]]:
+    """The `tunings` rows for a reader: one an arm, with every rate it was tried with and the lowest loss."""
+    arms: dict[str, list[Row]] = {}
+    for row in rows:
+        arms.setdefault(row["arm"], []).append(row)
+    return [
+        {
+            "arm": arm,
+            "tried": tried,
+            "lowest": min((row["loss_nats"] for row in tried if row["status"] == "done"), default=None),
+            "chosen": tried[0]["chosen_learning_rate"],
+            "at_edge": tried[0]["at_edge"],
+        }
+        for arm, tried in arms.items()
+    ]
+
+
 def _variant(study: Study, name: str, verdicts: list[Row]) -> dict[str, Any]:
     mine = [row for row in verdicts if row["variant"] == name]
     kpis = []
@@ -245,6 +262,7 @@ def _as_json(study: Study, summary: Summary, headline: list[str], context: dict[
         "verdicts": summary.verdicts,
         "comparisons": summary.comparisons,
         "sharing_worth": summary.worth,
+        "tunings": summary.tunings,
         "arms": [_arm_json(figures) for figures in summary.arms],
         "not_shown": [sentence for _, sentences in context["caveats"] for sentence in sentences],
         "facts": facts,
@@ -265,6 +283,7 @@ def _environment() -> jinja2.Environment:
         "decimals": numbers.decimals,
         "signed": numbers.signed,
         "plain": numbers.plain,
+        "brief": numbers.brief,
         "si": numbers.si,
         "percent": numbers.percent,
         "count": numbers.count,
@@ -301,6 +320,7 @@ def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], fac
         "variants": [_variant(study, variant.name, summary.verdicts) for variant in study.variant],
         "gallery": draw(summary),
         "worth": _worth(summary.worth),
+        "tuned": _tuned(summary.tunings),
         "main": main,
         "others": [row for row in summary.comparisons if row not in main],
         "metrics": METRICS,

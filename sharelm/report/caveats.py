@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sharelm.report.numbers import count, duration, percent, plain, si, signed, significant
+from sharelm.report.numbers import brief, count, duration, percent, plain, si, signed, significant
 from sharelm.report.summary import Summary, mean
 from sharelm.study import Study
 from sharelm.study.twins import TOLERANCE
@@ -174,7 +174,34 @@ def _scale(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str
             f"tokens; at {si(tokens)} a short run may give the wrong sign."
         )
     found += _repeats(summary)
-    found.append("All arms share one learning rate and schedule; none was tuned on its own.")
+    found += _rates(study, summary)
+    return found
+
+
+def _rates(study: Study, summary: Summary) -> list[str]:
+    """How fair the learning rates are: one for all, or each arm's own as far as short trainings tell."""
+    tune = study.training.tune
+    if tune is None:
+        return [
+            "Learning rates were not tuned per arm: all arms share one rate and schedule, which may suit some better "
+            "than others."
+        ]
+    found = [
+        f"Learning rates were chosen for each arm among {', '.join(map(brief, tune.learning_rates))} on proxies of "
+        f"{si(tune.tokens)} tokens ({percent(tune.tokens / study.training.tokens)} of the training) with one seed: "
+        "longer training tends to want a lower rate (Bjorck et al., arXiv 2409.19913). All else of the schedule is "
+        "shared and was not tuned."
+    ]
+    done = {row["arm"] for row in summary.tunings if row["status"] == "done"}
+    for arm in dict.fromkeys(row["arm"] for row in summary.tunings if row["arm"] not in done):
+        found.append(f"Every proxy of {arm} diverged: it learns with the lowest rate tried, for want of a better one.")
+    edges: dict[str, float] = {row["arm"]: row["chosen_learning_rate"] for row in summary.tunings if row["at_edge"]}
+    for rate in sorted(set(edges.values())):
+        arms = [arm for arm, chosen in edges.items() if chosen == rate]
+        found.append(
+            f"The learning rate {brief(rate)} of {', '.join(arms)} lies at the edge of what was tried: a better one "
+            "may lie beyond it."
+        )
     return found
 
 

@@ -82,6 +82,7 @@ class Summary:
     worth: list[Row]  # of the sharing_worth table
     pairs: list[Row]  # each variant with its twin on an axis, and how well they are matched
     curves: dict[str, LossCurve]
+    tunings: list[Row]  # of the tunings table
     distances: list[Row]  # how far apart softly tied depths ended up
     missing: list[str]  # trials of the study that have no row
 
@@ -182,6 +183,7 @@ def summarise(study: Study, tables: Mapping[str, pa.Table]) -> Summary:
         worth=sorted(tables["sharing_worth"].to_pylist(), key=place),
         pairs=pairs,
         curves=loss_curves(tables["steps"]),
+        tunings=tables["tunings"].to_pylist() if "tunings" in tables else [],
         distances=tables["distances"].to_pylist() if "distances" in tables else [],
         missing=[trial.name for trial in trials(study) if trial.name not in present],
     )

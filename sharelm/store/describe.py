@@ -10,6 +10,7 @@ _ROW_OF = {
     "distances": "one matrix of one depth of a softly tied trial, when it is trained",
     "scores": "one scored item of one trial",
     "costs": "one measured workload of one trial",
+    "tunings": "one learning rate that an arm was tried with, where the study tunes them",
     "comparisons": "a variant beside one of its twins, on one task and domain",
     "sharing_worth": "one quantity of a variant: the depth it is worth, phi, or a price of storage",
     "verdicts": "one finding about a variant: on an axis, a KPI or a roll-out stage",
@@ -20,7 +21,7 @@ _HEAD = """\
 
 <!-- Written by `python -m sharelm.store.describe > docs/tables.md`; a test fails when it is out of date. -->
 
-What a study finds lies in seven Arrow tables, schema version {version}, as zstd Parquet in the store: a local folder or
+What a study finds lies in nine Arrow tables, schema version {version}, as zstd Parquet in the store: a local folder or
 `s3://bucket/prefix`. Units stand in the names of the columns. `--store` says where; below it the keys are
 
     <table>/study=<name>/step=<digest>/manifest.json

@@ -132,6 +132,21 @@ TABLES: dict[str, pa.Schema] = {
             _field("currency", pa.string(), "ISO 4217 code"),
         ]
     ),
+    "tunings": pa.schema(
+        [
+            _field("arm", pa.string(), "the model: reference, variant, twin or rung"),
+            _field("learning_rate", pa.float64(), "a rate that its model was tried with, in a proxy"),
+            _field("tokens", pa.int64(), "training tokens of the proxy"),
+            _field("seed", pa.int64(), "seed of the proxy's initial weights and token order"),
+            _field("status", pa.string(), "done, or diverged: a loss not finite, or above the first step's at the end"),
+            _field("loss_nats", pa.float64(), "mean training loss of the proxy's last 10 % of steps; null if diverged"),
+            _field("chosen_learning_rate", pa.float64(), "the rate that the arm's trials learn with"),
+            _field("at_edge", pa.bool_(), "whether the lowest or the highest rate tried had the lowest loss"),
+            _field(
+                "training_seconds", pa.float64(), "wall time inside the proxy's steps; arms of one model share proxies"
+            ),
+        ]
+    ),
     "comparisons": pa.schema(
         [
             _field("variant", pa.string(), "the shared arm"),

@@ -2,8 +2,10 @@
 
 from sharelm.study.arm import Arm
 from sharelm.study.load import load_study
+from sharelm.study.proxies import proxied, proxies
 from sharelm.study.tree import Speeds, Study
 from sharelm.study.trials import Comparison, Trial, arms, comparisons, timed_pairs, trials
+from sharelm.study.tune import Tried, Tuning, tuning
 
 __all__ = [
     "Arm",
@@ -11,9 +13,14 @@ __all__ = [
     "Speeds",
     "Study",
     "Trial",
+    "Tried",
+    "Tuning",
     "arms",
     "comparisons",
     "load_study",
+    "proxied",
+    "proxies",
     "timed_pairs",
     "trials",
+    "tuning",
 ]

@@ -10,6 +10,7 @@ from sharelm.study.tree import Training
 
 Role = Literal["reference", "variant", "twin", "rung"]
 REFERENCE = "independent"
+Model = tuple[ModelShape, Sharing]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,12 @@ class Arm:
     shape: ModelShape
     sharing: Sharing
     tokens: int
+    learning_rate: float | None = None  # its own, where rates are tuned and the choice is known
+
+    @property
+    def model(self) -> Model:
+        """What arms that differ in tokens only have in common."""
+        return self.shape, self.sharing
 
     @property
     def footprint(self) -> Footprint:
@@ -33,5 +40,6 @@ class Arm:
         return self.footprint.training_flops_per_token * self.tokens
 
     def training(self, shared: Training) -> Training:
-        """The study's training settings with this arm's tokens: its steps and its whole schedule follow."""
-        return shared.model_copy(update={"tokens": self.tokens})
+        """The study's training settings with this arm's tokens and rate: its steps and its whole schedule follow."""
+        rate = shared.learning_rate if self.learning_rate is None else self.learning_rate
+        return shared.model_copy(update={"tokens": self.tokens, "learning_rate": rate})

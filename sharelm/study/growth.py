@@ -28,7 +28,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
     Each is a clause for a message: `training.tokens = 1000, now 2000` or `variant 'cycle', now gone`.
     """
-    return [*_fields(old, new, kind="", place=""), *_served_first(old, new)]
+    return [*_fields(old, new, kind="", place=""), *_served_first(old, new), *_seeded_first(old, new)]
 
 
 def _served_first(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -36,6 +36,13 @@ def _served_first(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[st
     was, now = (tree["cost"]["workload"][0]["name"] for tree in (old, new))
     if "memory" in old["twins"]["axes"] and was != now:
         yield f"{was!r} as the first cost.workload, which sets the memory axis, now {now!r}"
+
+
+def _seeded_first(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Learning rates are chosen with the first seed: another first one could choose others."""
+    was, now = (tree["study"]["seeds"][0] for tree in (old, new))
+    if old["training"]["tune"] is not None and was in new["study"]["seeds"] and was != now:
+        yield f"{was} as the first of study.seeds, which training.tune takes, now {now}"
 
 
 def _fields(old: Mapping[str, Any], new: Mapping[str, Any], kind: str, place: str) -> Iterator[str]:

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from sharelm.sharing import ModelShape
+from sharelm.sharing import ModelShape, Sharing
 from sharelm.sharing.checks import check_shape
 from sharelm.study.node import Fraction, Name, Node, Positive, unique
+from sharelm.study.tune import Tune, Tuning
 from sharelm.study.variant import Variant
 
 # Settings that say how fast, not what: they may change between runs and enter no digest.
@@ -165,6 +166,7 @@ class Training(Node):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     trials_per_group: Positive = 16  # small trials one worker group trains, one after another
     max_failures: Annotated[int, Field(ge=0)] = 3
+    tune: Tune | None = None  # every arm learns with learning_rate if absent
 
     @property
     def steps(self) -> int:
@@ -187,6 +189,8 @@ class Training(Node):
                 "activation_checkpointing = 'reentrant' crashes DeepSpeed when one block is used several times; "
                 "use 'non_reentrant'"
             )
+        if self.tune is not None:
+            self.tune.check(self.learning_rate, self.tokens, self.tokens_per_step)
         return self
 
 
@@ -320,6 +324,7 @@ class Study(Node):
     kpi: Kpi
     rollout: Rollout
     _speeds: dict[str, Speeds] = PrivateAttr(default_factory=dict)
+    _tunings: dict[tuple[ModelShape, Sharing], Tuning] = PrivateAttr(default_factory=dict)
 
     @property
     def speeds(self) -> Mapping[str, Speeds]:
@@ -330,6 +335,17 @@ class Study(Node):
         """The same study, its twins of equal training time known."""
         known = self.model_copy()
         known._speeds = dict(speeds)
+        return known
+
+    @property
+    def tunings(self) -> Mapping[tuple[ModelShape, Sharing], Tuning]:
+        """What the learning rate of each model rests on; empty until proxies ran, and no part of the study's tree."""
+        return self._tunings
+
+    def tuned(self, tunings: Mapping[tuple[ModelShape, Sharing], Tuning]) -> Study:
+        """The same study, the learning rates of its arms known."""
+        known = self.model_copy()
+        known._tunings = dict(tunings)
         return known
 
     @property

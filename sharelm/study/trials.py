@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sharelm.sharing import ModelShape, Sharing, build_sharing
 from sharelm.study.arm import REFERENCE, Arm, Role
@@ -78,13 +78,20 @@ def _expand(study: Study) -> tuple[list[Arm], list[Comparison]]:
     for depth in study.twins.ladder:
         arm("rung", study.shape, build_sharing(REFERENCE, depth), tokens)
     _, *others = found.values()
-    return [reference, *variants, *others], pairs
+    return [_tuned(study, one) for one in (reference, *variants, *others)], pairs
+
+
+def _tuned(study: Study, arm: Arm) -> Arm:
+    """The arm with its own learning rate, once it is known."""
+    found = study.tunings.get(arm.model)
+    return arm if found is None else replace(arm, learning_rate=found.learning_rate)
 
 
 def arms(study: Study) -> list[Arm]:
     """The reference, the variants, every twin they need and the ladder's rungs; no two are the same model.
 
-    Twins of equal training time are among them once the study is `measured`.
+    Twins of equal training time are among them once the study is `measured`, and learning rates of their own are
+    theirs once it is `tuned`.
     """
     return _expand(study)[0]
 

@@ -122,3 +122,24 @@ def test_a_store_says_what_is_there(sharelm, study_file, tmp_path):
     empty = sharelm("plan", study_file(), "--store", tmp_path / "store")
     assert "nothing of this study" in empty.stdout
     assert not (tmp_path / "store").exists()
+
+
+def test_proxies_are_counted_and_shown(sharelm, study_file):
+    node = "checkpoint_steps = 50\n[training.tune]\nlearning_rates = [1e-2, 1e-3, 3e-3]\ntokens = 40_960\n"
+    axes = 'axes = ["depth", "parameters", "compute", "time"]'  # whose twins are two models
+    path = study_file(("checkpoint_steps = 50\n", node), ('axes = ["depth", "parameters"]', axes))
+    planned = json.loads(sharelm("plan", path, "--json").stdout)
+    tuning, total, arms = planned["tuning"], planned["total"], {arm["arm"]: arm for arm in planned["arms"]}
+    assert (tuning["models"], tuning["proxies"]) == (len(ARMS), 3 * len(ARMS))
+    assert (tuning["steps_each"], tuning["warmup_steps"]) == (20, 2)  # a tenth, as of the 100 steps of training
+    flops = 3 * 40_960 * sum(arms[name]["training_flops_per_token"] for name in ARMS)
+    assert tuning["estimated_training_hours"] == pytest.approx(flops / 0.05e12 / 3600)
+    trained = 2 * sum(arm["training_tokens"] for arm in planned["arms"])
+    assert (total["proxies"], total["training_tokens"]) == (15, trained + 15 * 40_960)
+    hours = 2 * sum(arm["estimated_training_hours"] for arm in planned["arms"])
+    assert total["estimated_training_hours"] == pytest.approx(hours + tuning["estimated_training_hours"])
+    assert "learning_rate" not in planned["shared"]["training"]
+    said = sharelm("plan", path).stdout
+    assert "5 models x [0.001, 0.003, 0.01] = 15 proxies\nof 40,960 tokens (20 steps, 2 of warm-up)" in said
+    assert "for all trials and proxies" in said
+    assert "Learning rates are not tuned" in sharelm("plan", study_file(name="plain.toml")).stdout

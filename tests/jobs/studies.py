@@ -41,7 +41,7 @@ def tree(**changes: Any) -> dict[str, Any]:
     small["data"]["source"][0]["document_start"] = "^"
     small["data"]["validation_fraction"] = 0.1
     for section, values in changes.items():
-        small[section] = {**small[section], **values} if isinstance(values, dict) else values
+        small[section] = {**small.get(section, {}), **values} if isinstance(values, dict) else values
     return small
 
 

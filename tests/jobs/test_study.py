@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pty
 import re
@@ -80,6 +81,7 @@ def test_every_table_has_its_rows(finished: SimpleNamespace) -> None:
     store = open_store(str(finished.store))
     files = {table: store.files(table, "small") for table in TABLES}
     assert files.pop("distances") == []  # no arm is tied softly
+    assert files.pop("tunings") == []  # nor is a learning rate tuned
     counts = {table: duckdb.read_parquet(found).count("*").fetchall()[0][0] for table, found in files.items()}
     documents = duckdb.read_parquet(store.files("scores", "small")).aggregate("count(distinct document)").fetchall()
     assert counts.pop("comparisons") >= 2  # an axis each, by domain
@@ -241,6 +243,54 @@ def test_one_trial_diverges_and_one_cannot_resume(inside: dict[str, str], tmp_pa
     assert kept in manifests(store)  # the last checkpoint of the trial that diverged
 
 
+TRIED_RATES = [1e-4, 1e-2, 0.3, 100.0]
+
+
+def expected_rate(tried: list[dict[str, Any]]) -> float:
+    """The vertex of numpy's parabola through the lowest loss and its neighbours, the lowest where one diverged."""
+    losses = [row["loss_nats"] if row["status"] == "done" else math.inf for row in tried]
+    best = int(np.argmin(losses))
+    around = slice(best - 1, best + 2)
+    if best in (0, len(tried) - 1) or not np.isfinite(losses[around]).all():
+        return TRIED_RATES[best]
+    a, b, _ = np.polyfit(np.log(TRIED_RATES[around]), losses[around], 2)
+    return math.exp(-b / (2 * a))
+
+
+def test_every_trial_learns_with_the_rate_that_its_proxies_chose(inside: dict[str, str], tmp_path: Path) -> None:
+    tune = {"learning_rates": TRIED_RATES, "tokens": 128 * 4, "choose": "parabola"}
+    axes = {"axes": ["depth", "parameters", "compute"]}
+    path, uri = write_study(tmp_path, training={"tune": tune}, twins=axes), tmp_path / "store"
+    done = run(path, uri, **inside)
+    assert done.returncode == 0, done.stderr
+    store = open_store(str(uri))
+    tunings, trials = store.read("tunings", "small").to_pylist(), store.read("trials", "small").to_pylist()
+    assert {row["arm"] for row in tunings} == {row["arm"] for row in trials}
+    by_arm = {arm: [row for row in tunings if row["arm"] == arm] for arm in {row["arm"] for row in tunings}}
+    assert len(by_arm) == 4
+    assert len(store.manifests("proxies", "small")) == 3 * len(TRIED_RATES)  # two twins are one model
+    for trial in trials:
+        tried = by_arm[trial["arm"]]
+        assert [row["learning_rate"] for row in tried] == TRIED_RATES
+        assert tried[-1]["status"] == "diverged"  # the planted rate
+        (rate,) = {row["chosen_learning_rate"] for row in tried}
+        assert rate == pytest.approx(expected_rate(tried), rel=6e-3)
+        assert {row["at_edge"] for row in tried} == {rate in (TRIED_RATES[0], TRIED_RATES[-1])}
+        assert json.loads(trial["resolved_json"])["training"]["learning_rate"] == rate
+    steps = store.read("steps", "small").to_pylist()
+    highest = {arm: max(row["learning_rate"] for row in steps if row["arm"] == arm) for arm in by_arm}
+    assert highest == {arm: tried[0]["chosen_learning_rate"] for arm, tried in by_arm.items()}
+    (report,) = store.manifests("reports", "small")
+    page = store.read_bytes(report, "report.html").decode()
+    assert "Learning rates were chosen for each arm" in page
+    assert "not tuned per arm" not in page
+
+    before = manifests(uri)
+    again = run(path, uri, **NOBODY)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert manifests(uri) == before
+
+
 @pytest.fixture
 def refused(tmp_path: Path) -> Callable[..., str]:
     """Call it with a study's changes and the environment: the sentence it is refused with; nothing was trained."""
@@ -286,7 +336,8 @@ def test_a_study_on_s3_with_a_ray_of_its_own(s3_uri: str, tmp_path: Path) -> Non
     (line,) = process.stdout.splitlines()
     assert json.loads(line)["store"] == s3_uri
     store = open_store(s3_uri)
-    assert all(store.read(table, "small").num_rows for table in TABLES if table != "distances")  # none is tied softly
+    unused = {"distances", "tunings"}  # no arm is tied softly, no learning rate tuned
+    assert all(store.read(table, "small").num_rows for table in TABLES if table not in unused)
     again = run(path, s3_uri, **server, **NOBODY)
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.splitlines()[-1].startswith(f"report: {s3_uri}/reports/study=small/")

@@ -123,6 +123,17 @@ def test_steps_done_before_a_resume_do_not_shorten_the_estimate(
     assert "about 16:20 left" in capsys.readouterr().err  # 490 steps at 2 s
 
 
+def test_proxies_and_then_trials_are_counted_by_themselves(clock: Clock) -> None:
+    board = Snapshot(trials={"a-lr0.1.s0": Standing(5, 9.0, 10.0)})
+    with Progress() as progress:
+        progress.expect({"a-lr0.1.s0": 5, "a-lr0.2.s0": 5}, "proxies")
+        assert progress.training(board) == "training: 1 of 2 proxies done"
+        progress.expect({"a.s0": 10})
+        assert progress.training(board) == "starting workers"
+        board.trials["a.s0"] = Standing(10, 1.0, 10.0)
+        assert progress.training(board) == "training: 1 of 1 trials done"
+
+
 def test_a_terminal_has_a_live_line(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(

@@ -180,7 +180,7 @@ def synthetic_tables(
     diverged: dict[str, str] | None = None,
     missing: frozenset[str] = frozenset(),
 ) -> dict[str, pa.Table]:
-    """The seven tables: planted trials, steps, scores and costs; the others as they follow from those.
+    """The tables: planted trials, steps, scores and costs; the others as they follow from those.
 
     `diverged` maps a trial to its error, `missing` names trials that never ran; neither has scores or costs.
     `steps` is rows a trial in the steps table; without `costs` that table is empty.

@@ -42,6 +42,7 @@ def refusal(**settings_at):
     return message
 
 
+TUNE = {"learning_rates": [1e-2, 1e-3, 3e-3], "tokens": 40_960}
 REFUSED = [
     # what is set, and words that the sentence must hold
     ({"training__tokns": 5}, ["training.tokns", "did you mean 'tokens'"]),
@@ -95,6 +96,16 @@ REFUSED = [
     ({"evaluation__task__1__file": "a.jsonl"}, ["'last_word'", "names a file"]),
     ({"twins__axes": ["parameters"], "rollout__everywhere__axes": []}, ["twins.axes lacks 'depth'"]),
     ({"twins__axes": ["depth"]}, ["rollout.everywhere.axes names 'parameters'"]),
+    ({"training__tune": {**TUNE, "token": 1}}, ["training.tune.token is not", "did you mean 'tokens'"]),
+    ({"training__tune": {"tokens": 40_960}}, ["training.tune.learning_rates is missing"]),
+    ({"training__tune": {**TUNE, "learning_rates": [3e-3, 1e-2]}}, ["training.tune.learning_rates", "at least 3"]),
+    ({"training__tune": {**TUNE, "learning_rates": [3e-3, 3e-3, 1e-2]}}, ["training.tune", "twice is one try"]),
+    ({"training__tune": {**TUNE, "learning_rates": [0, 3e-3, 1e-2]}}, ["training.tune.learning_rates[0] = 0"]),
+    ({"training__tune": {**TUNE, "choose": "best"}}, ["training.tune.choose = 'best'", "'grid' or 'parabola'"]),
+    ({"training__tune": {**TUNE, "tokens": 40_961}}, ["training", "tune.tokens = 40961", "tokens_per_step = 2048"]),
+    ({"training__tune": {**TUNE, "tokens": 2048}}, ["training", "tune.tokens = 2048 is one step"]),
+    ({"training__tune": {**TUNE, "tokens": 409_600}}, ["tune.tokens = 409600 is more than tokens = 204800"]),
+    ({"training__tune": TUNE, "training__learning_rate": 2e-3}, ["learning_rate = 0.002 is not among tune."]),
 ]
 
 # degrees, and what is wrong with them; on the cycle unless a scheme is named

@@ -1,0 +1,61 @@
+"""Proxies: the short trainings from which every arm of a study with `[training.tune]` gets its learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from sharelm.study.arm import Arm, Model
+from sharelm.study.tree import Study
+from sharelm.study.trials import Trial, arms, timed_pairs
+
+
+def proxied(study: Study) -> Study:
+    """The study that a proxy is a trial of: the proxy's tokens, and of its steps as large a share of warm-up."""
+    training, tune = study.training, study.training.tune
+    assert tune is not None
+    steps = tune.tokens // training.tokens_per_step
+    warmup = training.warmup_steps * steps // training.steps
+    if training.warmup_steps:
+        warmup = max(1, warmup)
+    short = training.model_copy(update={"tokens": tune.tokens, "warmup_steps": warmup, "tune": None})
+    return study.model_copy(update={"training": short})
+
+
+def proxies(study: Study) -> list[Trial]:
+    """Each model of the study with each learning rate that is tried, with the first seed; none where untuned.
+
+    Arms that differ in tokens only are one model; the models of time twins are known before their tokens are.
+    """
+    tune = study.training.tune
+    if tune is None:
+        return []
+    models: dict[Model, Arm] = {}
+    for arm in [*arms(study), *(like for _, like in timed_pairs(study))]:
+        models.setdefault(arm.model, arm)
+    return [
+        Trial(replace(arm, name=f"{arm.name}-lr{rate}", tokens=tune.tokens, learning_rate=rate), study.study.seeds[0])
+        for arm in models.values()
+        for rate in tune.learning_rates
+    ]
+
+
+def tuning_rows(study: Study) -> list[dict[str, Any]]:
+    """Rows of the table `tunings`: every arm with every rate it was tried with; none until the study is `tuned`."""
+    tune = study.training.tune
+    return [
+        {
+            "arm": arm.name,
+            "learning_rate": tried.learning_rate,
+            "tokens": tune.tokens,
+            "seed": study.study.seeds[0],
+            "status": "diverged" if tried.loss is None else "done",
+            "loss_nats": tried.loss,
+            "chosen_learning_rate": found.learning_rate,
+            "at_edge": found.at_edge,
+            "training_seconds": tried.seconds,
+        }
+        for arm in arms(study)
+        if tune is not None and (found := study.tunings.get(arm.model)) is not None
+        for tried in found.tried
+    ]

@@ -1,0 +1,52 @@
+"""A proxy: one short training of a model with one learning rate, of which only the loss is kept."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+
+from sharelm.errors import DivergedError
+from sharelm.steps import Machine, proxy_step
+from sharelm.store import Store
+from sharelm.study import Study, Trial, proxied
+from sharelm.training import checkpoint
+from sharelm.training.trial import OnStep, Run, committed
+
+if TYPE_CHECKING:
+    from sharelm.data import Corpus
+
+PROXIES = "proxies"
+
+
+def train_proxy(
+    study: Study, proxy: Trial, corpus: Corpus, data: str, machine: Machine, store: Store, on_step: OnStep
+) -> None:
+    """Train one proxy over the process group that is there, and commit its loss; arguments as of `train_trial`.
+
+    The loss is the mean training loss of the last tenth of the steps, at least one: all proxies see the same rows in
+    the same order. One that ends above where it began has diverged like one that met a loss that is not finite: it
+    would bend a parabola. A proxy that is committed is left alone; one with a checkpoint goes on from it.
+    """
+    name = proxy_step(study, proxy, data, machine)
+    if committed(store, PROXIES, study.name, name):
+        return
+    run = Run(proxied(study), proxy, corpus.training(proxy.arm.shape.context), machine, store, name)
+    try:
+        run.train(on_step)
+        loss, first = fmean(run.losses[-max(1, len(run.losses) // 10) :]), run.losses[0]
+        error = None if loss <= first else f"{proxy.name} diverged: loss {loss}, from {first} at its first step"
+    except DivergedError as diverged:
+        error = str(diverged)
+    if dist.get_rank() == 0:
+        facts = {
+            "proxy": proxy.name,
+            "learning_rate": proxy.arm.learning_rate,
+            "loss_nats": loss if error is None else None,
+            "error": error,
+            "training_seconds": run.seconds,
+        }
+        store.commit(PROXIES, study.name, name, {}, facts=facts)
+        checkpoint.discard(store, study.name, name)
+    dist.barrier()
