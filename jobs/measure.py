@@ -22,8 +22,6 @@ class Place:
     """Where a measurement reads and writes, and what it runs on."""
 
     study: Study
-    base: Path
-    data: str
     store: str
     machine: Machine
     threads: int
@@ -46,23 +44,20 @@ def _threads(place: Place) -> None:
 
 
 @ray.remote(max_retries=2)
-def score_trial(place: Place, trial: Trial, trial_step: str, task: Task, shard_index: int, step: str) -> None:
-    """Score one trial on one shard of a task and commit the rows."""
-    from sharelm.data import open_corpus
-    from sharelm.evaluation import score, shard, task_items
+def score_trial(
+    place: Place, trial: Trial, trial_step: str, task: Task, items: list[Any], shard_index: int, step: str
+) -> None:
+    """Score one trial on one shard of a task's items and commit the rows."""
+    from sharelm.evaluation import score, shard
     from sharelm.model import load_model
 
     _threads(place)
     store, study = open_store(place.store), place.study.name
     if store.find("scores", study, step) is not None:
         return
-    manifest = store.find("data", study, place.data)
-    assert manifest is not None
-    corpus = open_corpus(store, manifest)
-    items = shard(task_items(task, corpus, place.base), shard_index, task.shards)
     model = load_model(_weights(store, study, trial_step), place.machine.device, place.machine.precision)
     with busy(place.board, "evaluation"):
-        rows = score(model, items, place.study.evaluation.tokens_per_batch)
+        rows = score(model, shard(items, shard_index, task.shards), place.study.evaluation.tokens_per_batch)
     names = {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed, "task": task.name, "kind": task.kind}
     for key, value in names.items():
         field = TABLES["scores"].field(key)

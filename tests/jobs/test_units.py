@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ray.train import WorkerGroupError
 from rich.console import Console
 
+import jobs.failures
 import jobs.progress
 import jobs.study
 from jobs.board import Snapshot, Standing, covered
@@ -140,11 +141,14 @@ def _raised(error: Exception) -> ray.exceptions.RayTaskError:
         (_raised(WorkerGroupError("long\ntext", {1: IntegrityError("x was altered")})), "x was altered"),
         (_raised(WorkerGroupError("long\ntext", {0: _raised(StoreError("gone"))})), "gone"),
         (_raised(ValueError("one\ntwo")), "ValueError: one"),
-        (_raised(WorkerGroupError("2 died", {0: ray.exceptions.ActorDiedError()})), "ActorDiedError: "),
+        (
+            _raised(WorkerGroupError("2 died", {0: ray.exceptions.ActorDiedError()})),
+            "a process of the study was killed",
+        ),
     ],
 )
 def test_the_cause_is_dug_out_of_rays_wrapping(error: Exception, said: str) -> None:
-    sentence = jobs.study._sentence(jobs.study._cause(error))
+    sentence = jobs.failures.sentence(jobs.failures.cause(error))
     assert sentence.startswith(said)
     assert "\n" not in sentence
 
