@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import ray
@@ -32,8 +33,16 @@ def _reach(address: str) -> None:
 def ray_session() -> Iterator[None]:
     """Join `RAY_ADDRESS`, or start a Ray of this process's own on loopback and stop it afterwards.
 
-    The embedded one keeps its dashboard: without it Ray Train floods the log with failed state queries.
+    Inside, standard output is standard error: Ray prints a dead node's last words there, and a driver's output is its
+    answer alone.
     """
+    with redirect_stdout(sys.stderr), _ray():
+        yield
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    """The embedded one keeps its dashboard: without it Ray Train floods the log with failed state queries."""
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
