@@ -13,8 +13,9 @@ from sharelm.errors import ShareLMError
 DIED = (RayActorError, NodeDiedError, WorkerCrashedError)
 
 # What says so in messages: libraries raise plain RuntimeErrors, and Ray Train sends some errors as text.
-DISK_FULL = (os.strerror(errno.ENOSPC), "PytorchStreamWriter failed writing")
+DISK_FULL = (os.strerror(errno.ENOSPC), "PytorchStreamWriter failed writing", "unexpected pos")  # of torch.save too
 NODE_MEMORY = ("running low on memory",)  # from Ray's own killer; the kernel's leaves no words
+NODE_DIED = ("because its node has died",)
 PROCESS_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 STALLED = ("Timed out waiting", "wait timeout after", "Watchdog caught collective", "health check has been hanging")
 CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
@@ -71,13 +72,13 @@ def sentence(error: BaseException, stall_timeout_s: int | None = None) -> str:
         )
     if isinstance(error, OutOfMemoryError) or _says(error, NODE_MEMORY):
         return (
-            "a node ran out of memory, and Ray killed a process of the study: give training.sequences_per_pass or "
-            "evaluation.tokens_per_batch fewer, or training.cpus_per_worker more, so that fewer run side by side"
+            f"{_node(error)} ran out of memory, and Ray killed what ran there: give training.sequences_per_pass or "
+            "evaluation.tokens_per_batch less, or training.cpus_per_worker more, so that fewer run side by side"
         )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _says(error, PROCESS_MEMORY)):
         return (
             "the model does not fit into memory here: give training.sequences_per_pass or evaluation.tokens_per_batch "
-            f"fewer, or switch training.activation_checkpointing on ({first})"
+            f"less, or switch training.activation_checkpointing on ({first})"
         )
     if _says(error, STALLED):
         waited = f"{stall_timeout_s} s" if stall_timeout_s else "too long"
@@ -85,20 +86,19 @@ def sentence(error: BaseException, stall_timeout_s: int | None = None) -> str:
             f"a worker did nothing for {waited} while the others waited for it: look at its node (a stopped process, "
             "a GPU, disk or network that hangs), or raise training.stall_timeout_s"
         )
+    if isinstance(error, NodeDiedError) or _says(error, NODE_DIED):
+        return f"{_node(error)} died; start it again, or let the study run on those that are left"
     if isinstance(error, DIED):
-        return _of_death(error)
+        return (
+            f"a process of the study was killed or crashed on {_node(error)}: look there whether the kernel ran out of "
+            "memory (dmesg), and for the process's last words in Ray's logs"
+        )
     if _says(error, CUT_OFF):
         return f"a worker lost its connection to another, whose process or node is gone ({first})"
     return first
 
 
-def _of_death(error: BaseException) -> str:
-    text = str(error)
-    address = re.search(r"^\s*ip: (\S+)", text, re.MULTILINE)
-    at = f" {address[1]}" if address else ""
-    if isinstance(error, NodeDiedError) or "node has died" in text or "node was terminated" in text:
-        return f"node{at} died; start it again or let the study run on those that are left"
-    return (
-        f"a process of the study was killed or crashed{f' on node{at}' if at else ''}: look there whether the kernel "
-        "ran out of memory (dmesg), and for the process's last words in Ray's logs"
-    )
+def _node(error: BaseException) -> str:
+    """The node that one of Ray's messages names."""
+    address = re.search(r"(?:^\s*ip: |\(IP: )([^\s,)]+)", str(error), re.MULTILINE)
+    return f"node {address[1]}" if address else "a node"
