@@ -150,7 +150,9 @@ def _answer(address: str, ref: Any) -> tuple[list[str], bool]:
     try:
         answer: tuple[list[str], bool] = ray.get(ref)
     except ray.exceptions.RayError as error:
-        raise ShareLMError(f"node {address}: {sentence(cause(error))}") from None
+        why = cause(error)
+        kind = type(why) if isinstance(why, ShareLMError) else ShareLMError  # it decides the exit code
+        raise kind(f"node {address}: {sentence(why)}") from None
     return answer
 
 

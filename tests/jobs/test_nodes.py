@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import jobs.nodes
 from jobs.nodes import Node, Resources, fit, lacking, machine
-from sharelm.errors import InputError, ShareLMError, StoreError
+from sharelm.errors import InputError, StoreError
 from sharelm.store import open_store
 from sharelm.study.tree import Training
 from tests.sharelm.small import TREE, small_study
@@ -145,7 +145,7 @@ def test_a_node_that_does_not_see_the_store_is_named(looked: Any) -> None:
     ):
         looked([(["x"], True), (["x"], False)], gpu=False)
     failed = jobs.nodes.ray.exceptions.RayTaskError("look", "traceback", StoreError("there are no credentials"))
-    with pytest.raises(ShareLMError, match=r"^node 10.0.0.1: there are no credentials$"):
+    with pytest.raises(StoreError, match=r"^node 10.0.0.1: there are no credentials$"):
         looked([(["x"], True), failed], gpu=False)
 
 
