@@ -126,7 +126,8 @@ def machine(study: Study, have: Resources, nodes: Sequence[Node], store: str, da
     Raises `InputError` for nodes of several kinds, since arms that are compared must meet the same one, for a node
     that does not see the store, and for a precision that the device makes wrong.
     """
-    look = ray.remote(num_cpus=0)(_look)  # of no GPU: a busy one is looked at as well
+    # Of no GPU, so that busy ones are looked at as well; no later task may run where CUDA has met all of a node's GPUs.
+    look = ray.remote(num_cpus=0, max_calls=1)(_look)
     asked = {
         node.address: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
             have.use_gpu, store, study.name, data
