@@ -24,8 +24,6 @@ class Place:
     """Where a measurement reads and writes, and what it runs on."""
 
     study: Study
-    base: Path
-    data: str
     store: str
     machine: Machine
     threads: int
@@ -54,23 +52,20 @@ def _device(place: Place) -> Iterator[None]:
 
 # max_calls = 0: a GPU task would be a process of its own, which spends seconds on imports and on CUDA
 @ray.remote(max_retries=2, max_calls=0)
-def score_trial(place: Place, trial: Trial, trial_step: str, task: Task, shard_index: int, step: str) -> None:
-    """Score one trial on one shard of a task and commit the rows."""
-    from sharelm.data import open_corpus
-    from sharelm.evaluation import score, shard, task_items
+def score_trial(
+    place: Place, trial: Trial, trial_step: str, task: Task, items: list[Any], shard_index: int, step: str
+) -> None:
+    """Score one trial on one shard of a task's items and commit the rows."""
+    from sharelm.evaluation import score, shard
     from sharelm.model import load_model
 
     store, study = open_store(place.store), place.study.name
     if store.find("scores", study, step) is not None:
         return
-    manifest = store.find("data", study, place.data)
-    assert manifest is not None
-    corpus = open_corpus(store, manifest)
-    items = shard(task_items(task, corpus, place.base), shard_index, task.shards)
     weights = _weights(store, study, trial_step)
     with _device(place), busy(place.board, "evaluation"):
         model = load_model(weights, place.machine.device, place.machine.precision)
-        rows = score(model, items, place.study.evaluation.tokens_per_batch)
+        rows = score(model, shard(items, shard_index, task.shards), place.study.evaluation.tokens_per_batch)
         del model
     names = {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed, "task": task.name, "kind": task.kind}
     for key, value in names.items():

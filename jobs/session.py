@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import ray
 
 from sharelm.errors import InputError
-from sharelm.steps import Machine
-from sharelm.study import Study
 
 
 def _reach(address: str) -> None:
@@ -35,8 +33,16 @@ def _reach(address: str) -> None:
 def ray_session() -> Iterator[None]:
     """Join `RAY_ADDRESS`, or start a Ray of this process's own on loopback and stop it afterwards.
 
-    The embedded one keeps its dashboard: without it Ray Train floods the log with failed state queries.
+    Inside, standard output is standard error: Ray prints a dead node's last words there, and a driver's output is its
+    answer alone.
     """
+    with redirect_stdout(sys.stderr), _ray():
+        yield
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    """The embedded one keeps its dashboard: without it Ray Train floods the log with failed state queries."""
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -64,64 +70,3 @@ def ray_session() -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one training worker, one evaluation task and one cost task take, and how many groups fit at once."""
-
-    use_gpu: bool
-    cpus_per_worker: int
-    evaluation_cpus: int
-    cost_cpus: int
-    parallel_groups: int
-
-
-def resources(study: Study) -> Resources:
-    """Resources for this study on the cluster at hand.
-
-    Raises `InputError` where the cluster cannot hold the study's workers.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    cpus = int(sum(node.get("CPU", 0) for node in nodes))
-    largest = max(int(node.get("CPU", 0)) for node in nodes)
-    training, workers = study.training, study.training.workers
-    if training.device == "gpu" and not gpus:
-        raise InputError("training.device = 'gpu' but the cluster has no GPU")
-    use_gpu = training.device != "cpu" and gpus > 0
-    have = gpus if use_gpu else cpus
-    if workers > have:
-        raise InputError(f"training.workers = {workers} but the cluster has {have} {'GPUs' if use_gpu else 'CPUs'}")
-    share = max(1, min(largest, cpus // (gpus if use_gpu else workers)))
-    per_worker = training.cpus_per_worker or share
-    if per_worker > largest:
-        raise InputError(f"training.cpus_per_worker = {per_worker} but the largest node has {largest} CPUs")
-    group = workers if use_gpu else workers * per_worker
-    return Resources(
-        use_gpu=use_gpu,
-        cpus_per_worker=per_worker,
-        evaluation_cpus=share if use_gpu else 1,
-        cost_cpus=largest,  # a node measures one thing at a time: decoding is bound by what the CPU can launch
-        parallel_groups=max(1, have // group),
-    )
-
-
-def _machine(precision: str, use_gpu: bool) -> Machine:
-    import platform
-
-    import torch
-
-    if use_gpu:
-        return Machine("cuda", "bf16" if precision == "auto" else precision, torch.cuda.get_device_name())
-    from cpuinfo import get_cpu_info
-
-    name = get_cpu_info().get("brand_raw") or platform.machine()
-    return Machine("cpu", "fp32" if precision == "auto" else precision, f"{name} ({os.cpu_count()} CPUs)")
-
-
-def machine(study: Study, have: Resources) -> Machine:
-    """The machine as a worker of this study sees it."""
-    task = ray.remote(num_cpus=0, num_gpus=1 if have.use_gpu else 0)(_machine)
-    found: Machine = ray.get(task.remote(study.training.precision, have.use_gpu))
-    return found

@@ -61,16 +61,20 @@ def _committed(store: Store, table: str, study: str) -> set[str]:
 class Driver:
     """One run of a study over a Ray that is there."""
 
-    def __init__(self, study: Study, base: Path, store: Store, data: str, progress: Progress) -> None:
+    def __init__(
+        self, study: Study, base: Path, store: Store, data: str, items: dict[str, list[Any]], progress: Progress
+    ) -> None:
         from jobs.board import Board
         from jobs.measure import Place
-        from jobs.session import machine, resources
+        from jobs.nodes import fit, living_nodes, machine
 
-        self.study, self.base, self.store, self.data, self.progress = study, base, store, data, progress
-        self.have = resources(study)
-        self.machine = machine(study, self.have)
-        self.board: Any = Board.remote()  # type: ignore[attr-defined]
-        self.place = Place(study, base, data, store.uri, self.machine, self.have.evaluation_cpus, self.board)
+        self.study, self.base, self.store, self.data = study, base, store, data
+        self.items, self.progress = items, progress
+        nodes = living_nodes()
+        self.have = fit(study.training, nodes)
+        self.machine = machine(study, self.have, nodes, store.uri, data)
+        self.board: Any = Board.options(scheduling_strategy=_here()).remote()  # type: ignore[attr-defined]
+        self.place = Place(study, store.uri, self.machine, self.have.evaluation_cpus, self.board)
         self.work = Work()
         self.missing: dict[str, Trial] = {}
         self.errors: list[str] = []
@@ -138,22 +142,27 @@ class Driver:
         """A worker group at work on these."""
         from jobs.train import Group, train_group
 
-        return train_group.remote(
+        return train_group.options(scheduling_strategy=_here()).remote(
             Group(self.study, self.data, self.machine, self.store.uri, self.have, self.board, **work)
         )
 
     def _train_and_score(self) -> None:
+        import ray
+
         from jobs.measure import score_trial
         from jobs.train import split
 
         have = self.have
         scored = _committed(self.store, "scores", self.study.name)
+        unscored = {work[2].name for step, work in self.work.scores.items() if step not in scored}
+        # asked here, since a task's file need not lie on every node
+        items = {name: ray.put(found) for name, found in self.items.items() if name in unscored}
         options = score_trial.options(num_cpus=have.evaluation_cpus, num_gpus=1 if have.use_gpu else 0)
 
         def score(trained: set[str]) -> Pending:
             trained = trained - self._diverged()
             return {
-                options.remote(self.place, trial, trial_at, task, shard, step): (
+                options.remote(self.place, trial, trial_at, task, items[task.name], shard, step): (
                     EVALUATION,
                     f"scores of {trial.name} on {task.name}",
                 )
@@ -193,6 +202,11 @@ class Driver:
         """Wait for all of these; what `then` returns for one that is done is waited for as well."""
         import ray
 
+        from jobs.failures import cause, sentence
+        from jobs.nodes import lacking, living_nodes
+
+        training = self.study.training
+
         while pending:
             ready, _ = ray.wait(list(pending), timeout=0.5)
             for ref in ready:
@@ -200,15 +214,16 @@ class Driver:
                 try:
                     ray.get(ref)
                 except ray.exceptions.RayError as error:
-                    cause = _cause(error)
-                    if isinstance(cause, InputError):
-                        raise cause from None
-                    self.errors.append(f"{what}: {_sentence(cause)}")
+                    why = cause(error)
+                    if isinstance(why, InputError):
+                        raise why from None
+                    self.errors.append(f"{what}: {sentence(why, training.stall_timeout_s)}")
                 else:
                     pending |= then[ref]() if then and ref in then else {}
             left = Counter(kind for kind, _ in pending.values())
             if TRAINING in left:
-                self.progress.show(self.progress.training(ray.get(self.board.read.remote())))
+                wants = lacking(training.workers, self.have, living_nodes())
+                self.progress.show(wants or self.progress.training(ray.get(self.board.read.remote())))
             elif left:
                 self.progress.show(", ".join(f"{kind}: {count} left" for kind, count in left.items()))
 
@@ -246,24 +261,16 @@ class Driver:
         return conclude(self.study, self.store, step, steps, facts)
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The exception a task or a training worker raised, out of Ray's wrapping."""
-    failures = list(getattr(error, "worker_failures", {}).values())  # of Ray Train
-    # Ray's copy of an error is an instance of its class and carries the original as `cause`
-    inner = getattr(error, "cause", None) or next(iter(failures), None)
-    if inner is None and not isinstance(error, ShareLMError):
-        inner = error.__cause__
-    return error if inner is None else _cause(inner)
+def _here() -> Any:
+    """The driver's node, for what must live as long as the driver does; any other node may die."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def _sentence(error: BaseException) -> str:
-    """What an error says, without the lines of a traceback."""
-    lines = str(error).strip().splitlines()
-    return str(error) if isinstance(error, ShareLMError) else f"{type(error).__name__}: {lines[0] if lines else ''}"
-
-
-def _prepare(study: Study, base: Path, store: Store, data: str, progress: Progress) -> None:
-    """Commit the data where they are not, and look whether every task finds something to score in them."""
+def _prepare(study: Study, base: Path, store: Store, data: str, progress: Progress) -> dict[str, list[Any]]:
+    """Commit the data where they are not; what every task finds to score in them, by the task's name."""
     from sharelm.data import open_corpus, prepare
 
     manifest = store.find("data", study.name, data)
@@ -273,8 +280,7 @@ def _prepare(study: Study, base: Path, store: Store, data: str, progress: Progre
     from sharelm.evaluation import task_items
 
     corpus = open_corpus(store, manifest)
-    for task in study.evaluation.task:
-        task_items(task, corpus, base)
+    return {task.name: task_items(task, corpus, base) for task in study.evaluation.task}
 
 
 def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
@@ -299,12 +305,12 @@ def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
     for table in TABLES:
         store.read(table, study.name)  # every committed row is whole and of a schema known here, or nothing starts
     with Progress() as progress:
-        _prepare(study, base, store, data, progress)
+        items = _prepare(study, base, store, data, progress)
         progress.show("starting Ray")
         from jobs.session import ray_session
 
         with ray_session():
-            driver = Driver(study, base, store, data, progress)
+            driver = Driver(study, base, store, data, items, progress)
             revision = record_study(store, study, str(path))
             driver.run()
             return driver.finish(step, revision, started), False

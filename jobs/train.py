@@ -6,15 +6,17 @@ starts the group again: trials that are committed are skipped and the one that w
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import ray
 
-from jobs.session import Resources
+from jobs.nodes import Resources
 from sharelm.steps import Machine
 from sharelm.store import open_store
 from sharelm.study import Arm, Study, Trial
@@ -55,6 +57,7 @@ def split(trials: Sequence[Trial], parallel: int, per_group: int) -> list[tuple[
 def _train_worker(config: dict[str, Group]) -> None:
     """Runs in every worker of the group."""
     import torch
+    from torch.distributed import distributed_c10d
 
     from jobs.board import TrainingReporter, busy
     from sharelm.data import open_corpus
@@ -63,6 +66,9 @@ def _train_worker(config: dict[str, Group]) -> None:
     from sharelm.training.tune import train_proxy
 
     group = config["group"]
+    # DeepSpeed makes process groups of its own and gives them no time-out
+    patience = timedelta(seconds=group.study.training.stall_timeout_s)
+    vars(distributed_c10d).update(default_pg_timeout=patience, default_pg_nccl_timeout=patience)
     if group.machine.device == "cpu":
         torch.set_num_threads(group.have.cpus_per_worker)
     else:
@@ -88,21 +94,26 @@ def train_group(group: Group) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    have = group.have
+    have, training = group.have, group.study.training
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(
+        training.stall_timeout_s
+    )  # of a process that is stopped
     with tempfile.TemporaryDirectory(prefix="sharelm-train-") as folder:
         TorchTrainer(
             _train_worker,
             train_loop_config={"group": group},
-            torch_config=TorchConfig(backend="nccl" if have.use_gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if have.use_gpu else "gloo", timeout_s=training.stall_timeout_s),
             scaling_config=ScalingConfig(
-                num_workers=group.study.training.workers,
+                num_workers=training.workers,
                 use_gpu=have.use_gpu,
                 resources_per_worker={"CPU": have.cpus_per_worker, **({"GPU": 1} if have.use_gpu else {})},
+                placement_strategy=training.placement.upper(),
             ),
-            # Checkpoints are the trial's own, in the store; a name used twice would silently resume the old run.
+            # Checkpoints are the trial's own, in the store, so that workers on other nodes need not see this folder;
+            # a name used twice would silently resume the old run.
             run_config=RunConfig(
                 name=f"{group.study.name}-{uuid4().hex[:8]}",
                 storage_path=folder,
-                failure_config=FailureConfig(max_failures=group.study.training.max_failures),
+                failure_config=FailureConfig(max_failures=training.max_failures),
             ),
         ).fit()

@@ -25,7 +25,9 @@ HOW_FAST = frozenset(
         "training.cpus_per_worker",
         "training.sequences_per_pass",
         "training.trials_per_group",
+        "training.placement",
         "training.max_failures",
+        "training.stall_timeout_s",
         "training.checkpoint_steps",
         "evaluation.tokens_per_batch",
         "cost.assumed_tflops",
@@ -165,7 +167,9 @@ class Training(Node):
     cpus_per_worker: Positive | None = None  # all of a node's share if absent
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     trials_per_group: Positive = 16  # small trials one worker group trains, one after another
+    placement: Literal["pack", "spread"] = "pack"  # of a group's workers: on few nodes, or on many
     max_failures: Annotated[int, Field(ge=0)] = 3
+    stall_timeout_s: Positive = 600  # a worker that keeps the others waiting for longer fails its group
     tune: Tune | None = None  # every arm learns with learning_rate if absent
 
     @property

@@ -89,6 +89,14 @@ def manifests(store: Path | str) -> dict[str, bytes]:
     return {str(path.relative_to(store)): path.read_bytes() for path in Path(store).rglob("manifest.json")}
 
 
+def losses(store: Path | str, trial: str) -> list[float]:
+    """The losses of every step of a trial."""
+    rows = open_store(str(store)).read("steps", "small").to_pylist()
+    own = sorted((row["training_step"], row["loss_nats"]) for row in rows if row["trial"] == trial)
+    assert [step for step, _ in own] == list(range(1, len(own) + 1))
+    return [loss for _, loss in own]
+
+
 CPU = Machine("cpu", "fp32", "test")  # the name of the device names no trial
 
 

@@ -22,7 +22,7 @@ import pytest
 from sharelm.store import TABLES, open_store
 from sharelm.store.studies import latest_study
 from tests.conftest import Cluster, user_environment
-from tests.jobs.studies import manifests, plant_checkpoint, run, start, train_without_ray, until, write_study
+from tests.jobs.studies import losses, manifests, plant_checkpoint, run, start, train_without_ray, until, write_study
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.small import TREE
 
@@ -36,13 +36,6 @@ NOBODY = {"RAY_ADDRESS": "127.0.0.1:9"}  # a Ray that is not there
 
 def trained(store: Path | str) -> list[str]:
     return sorted(open_store(str(store)).read("trials", "small")["trial"].to_pylist())
-
-
-def losses(store: Path | str, trial: str) -> list[float]:
-    rows = open_store(str(store)).read("steps", "small").to_pylist()
-    own = sorted((row["training_step"], row["loss_nats"]) for row in rows if row["trial"] == trial)
-    assert [step for step, _ in own] == list(range(1, len(own) + 1))
-    return [loss for _, loss in own]
 
 
 def without_checkpoints(found: dict[str, bytes]) -> dict[str, bytes]:

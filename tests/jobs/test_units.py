@@ -1,4 +1,4 @@
-"""The driver's parts that need no Ray: groups, covered time, progress, causes, exit codes, the last line."""
+"""The driver's parts that need no Ray: groups, covered time, progress, exit codes, the last line."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import sys
 from dataclasses import replace
 
 import pytest
-import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ray.train import WorkerGroupError
 from rich.console import Console
 
 import jobs.progress
@@ -149,27 +147,6 @@ def test_a_terminal_has_a_live_line(clock: Clock, monkeypatch: pytest.MonkeyPatc
         live = screen.getvalue()
     assert live.count("study x") >= 1
     assert screen.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # the cursor is back, the live line gone
-
-
-def _raised(error: Exception) -> ray.exceptions.RayTaskError:
-    return ray.exceptions.RayTaskError("task", "traceback\nof many\nlines", error)
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (_raised(InputError("bad")), "bad"),
-        (_raised(InputError("bad")).as_instanceof_cause(), "bad"),
-        (_raised(WorkerGroupError("long\ntext", {1: IntegrityError("x was altered")})), "x was altered"),
-        (_raised(WorkerGroupError("long\ntext", {0: _raised(StoreError("gone"))})), "gone"),
-        (_raised(ValueError("one\ntwo")), "ValueError: one"),
-        (_raised(WorkerGroupError("2 died", {0: ray.exceptions.ActorDiedError()})), "ActorDiedError: "),
-    ],
-)
-def test_the_cause_is_dug_out_of_rays_wrapping(error: Exception, said: str) -> None:
-    sentence = jobs.study._sentence(jobs.study._cause(error))
-    assert sentence.startswith(said)
-    assert "\n" not in sentence
 
 
 @pytest.fixture
