@@ -52,9 +52,10 @@ def _ray() -> Iterator[None]:
         _reach(address)
         try:
             ray.init(address="auto", **quiet)
-        except ConnectionError as error:
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            (reason, *_) = str(error).split(". ")
             raise InputError(
-                f"RAY_ADDRESS = {address!r}: the Ray there does not let this driver join ({error}); if it wants a "
+                f"RAY_ADDRESS = {address!r}: the Ray there does not let this driver join ({reason}); if it wants a "
                 "token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
             ) from None
         try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import jobs.study
 from sharelm.store import open_store
 from sharelm.store.studies import latest_study, record_study
 from sharelm.study import load_study
+from tests.conftest import user_environment
 from tests.jobs.studies import manifests, write_study
 from tests.sharelm.small import TREE
 from tests.sharelm.store_helpers import rows_of
@@ -163,3 +167,22 @@ def test_a_ray_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert f"RAY_ADDRESS = {address!r}: no Ray answers there" in sentence
     assert latest_study(open_store(str(tmp_path / "store")), "small") is None
+
+
+def test_a_ray_that_wants_a_token_that_is_not_there(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        path, home = write_study(tmp_path), tmp_path / "home"
+        home.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.study", "--study", str(path), "--store", str(tmp_path / "store")],
+            env=user_environment(HOME=str(home), RAY_ADDRESS=address, RAY_AUTH_MODE="token"),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 2, done.stderr
+    sentence = done.stderr.splitlines()[-1]
+    assert f"RAY_ADDRESS = {address!r}: the Ray there does not let this driver join (Token authentication" in sentence
+    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH" in sentence
+    assert "Traceback" not in done.stderr

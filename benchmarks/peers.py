@@ -1,0 +1,387 @@
+"""What `benchmarks.training` measures, each in a process of its own: `python -m benchmarks.peers PEER SHAPE SCHEME`.
+
+Peers train the same model (Qwen3's layers, as the project's are) on random tokens, in bf16 on a GPU and fp32 on a CPU,
+with AdamW and clipping. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sharelm.model import Decoder
+from sharelm.sharing import ModelShape
+from sharelm.steps import Machine
+from sharelm.store import open_store
+from sharelm.study import Study, Trial, trials
+from sharelm.study.load import study_from_tree
+from sharelm.study.tree import STAGES
+
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+PRECISION = "bf16" if GPU else "fp32"
+WARM_UP, TIMED = 5, 20
+EQUAL_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model's sizes and the sequences of a step."""
+
+    model: ModelShape
+    depth: int
+    sequences: int
+
+
+SETTINGS = {
+    "124M": Setting(ModelShape(50_304, 768, 12, 12, 2048, 1024), 12, 64),
+    "355M": Setting(ModelShape(50_304, 1024, 16, 16, 2736, 1024), 24, 32),
+    "study": Setting(ModelShape(16_384, 512, 8, 8, 2048, 512, activation="gelu"), 8, 48),
+    "study-12k": Setting(ModelShape(16_384, 512, 8, 8, 2048, 512, activation="gelu"), 8, 24),
+    "tiny": Setting(ModelShape(512, 64, 4, 4, 128, 64), 2, 8),
+}
+SCHEMES: dict[str, dict[str, Any]] = {
+    "independent": {},
+    "albert": {"scheme": "albert"},
+    "cycle": {"scheme": "cycle", "blocks": 4},
+    "relaxed": {"scheme": "relaxed", "blocks": 4, "rank": 64},
+    "atoms": {"scheme": "atoms", "blocks": 4},
+}
+
+
+def study_of(setting: Setting, scheme: str, **training: Any) -> tuple[Study, Trial]:
+    """A study whose trial of this scheme is what a user's would be."""
+    shape, context = setting.model, setting.model.context
+    tokens_per_step = setting.sequences * context
+    tree = {
+        "study": {"name": "benchmark", "seeds": [0]},
+        "data": {"vocabulary": shape.vocabulary, "source": [{"uri": "none.txt", "domain": "none"}]},
+        "model": {
+            "width": shape.width,
+            "depth": setting.depth,
+            "heads": shape.heads,
+            "kv_heads": shape.kv_heads,
+            "feed_forward": shape.feed_forward,
+            "activation": shape.activation,
+            "context": context,
+        },
+        "variant": [{"name": "shared", "scheme": "albert"} | SCHEMES[scheme]],
+        "twins": {"axes": ["depth"]},
+        "training": {
+            "tokens": tokens_per_step * 10_000,
+            "tokens_per_step": tokens_per_step,
+            "learning_rate": 1e-3,
+            "device": "gpu" if GPU else "cpu",
+            "zero_stage": 0,
+            **training,
+        },
+        "evaluation": {"task": [{"name": "held_out", "kind": "bits_per_byte"}]},
+        "cost": {
+            "price_per_hour": 0.0,
+            "assumed_tflops": 1.0,
+            "workload": [{"name": "chat", "batch": 1, "prompt_tokens": 8, "new_tokens": 8}],
+        },
+        "kpi": {
+            "accuracy": {"loss_margin_nats": 0.1},
+            "inference_cost": {"memory_ratio_max": 1, "cost_per_token_ratio_max": 1},
+            "upkeep": {"training_cost_ratio_max": 1, "stored_bytes_ratio_max": 1},
+        },
+        "rollout": {stage: {"kpis": ["accuracy"]} for stage in STAGES},
+    }
+    study = study_from_tree(tree, "benchmark")
+    wanted = "independent" if scheme == "independent" else "shared"
+    return study, next(trial for trial in trials(study) if trial.arm.name == wanted)
+
+
+class RandomRows:
+    """Packed rows in which a token says much about the next, so that there is something to learn."""
+
+    def __init__(self, shape: ModelShape, rows: int = 2000) -> None:
+        random = np.random.default_rng(0)
+        steps = random.integers(0, 8, (rows, shape.context + 1))
+        self._rows = ((np.cumsum(steps, axis=1) * 37 + random.integers(0, 64, (rows, 1))) % shape.vocabulary).astype(
+            np.int64
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, indices: Any) -> Any:
+        """These rows."""
+        return self._rows[indices]
+
+
+def synchronise() -> None:
+    """Wait for the GPU."""
+    if GPU:
+        torch.cuda.synchronize()
+
+
+def timed(step: Callable[[int], None], tokens: int, built: float) -> dict[str, Any]:
+    """Tokens a second over some steps after a warm-up, peak memory, and seconds from `built` to the end of step one."""
+    step(0)
+    synchronise()
+    first = time.perf_counter() - built
+    for number in range(1, WARM_UP):
+        step(number)
+    synchronise()
+    if GPU:
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    for number in range(WARM_UP, WARM_UP + TIMED):
+        step(number)
+    synchronise()
+    seconds = time.perf_counter() - started
+    peak = torch.cuda.max_memory_allocated() if GPU else 0
+    return {"tokens_per_second": tokens * TIMED / seconds, "peak_bytes": peak, "first_step_seconds": first}
+
+
+def qwen3(setting: Setting) -> Any:
+    """transformers' model of these sizes, in fp32 weights."""
+    import transformers
+
+    shape = setting.model
+    config = transformers.Qwen3Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.feed_forward,
+        num_hidden_layers=setting.depth,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_width,
+        max_position_embeddings=shape.context,
+        tie_word_embeddings=True,
+        attn_implementation="sdpa",
+        use_cache=False,
+    )
+    return transformers.Qwen3ForCausalLM(config).to(DEVICE)
+
+
+def plain(setting: Setting, compiled: bool) -> dict[str, Any]:
+    """A plain loop: autocast, whole logits in fp32, fused AdamW."""
+    built = time.perf_counter()
+    model, shape = qwen3(setting), setting.model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=GPU)
+    run = torch.compile(model) if compiled else model
+    batch = torch.from_numpy(RandomRows(shape, setting.sequences).batch(slice(None))).to(DEVICE)
+
+    def step(_: int) -> None:
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=GPU):
+            logits = run(input_ids=batch[:, :-1]).logits
+        loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return timed(step, setting.sequences * shape.context, built)
+
+
+def trainer(setting: Setting) -> dict[str, Any]:
+    """transformers' Trainer at the same batch, its defaults but for bf16 and the fused optimizer."""
+    import transformers
+
+    built, shape = time.perf_counter(), setting.model
+    rows = RandomRows(shape).batch(slice(None))
+    data = [{"input_ids": row[:-1], "labels": row[:-1]} for row in torch.from_numpy(rows)]
+    moments: list[float] = []
+
+    class Clock(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if len(moments) in (0, WARM_UP - 1, WARM_UP + TIMED - 1):
+                synchronise()
+            if len(moments) == WARM_UP - 1 and GPU:
+                torch.cuda.reset_peak_memory_stats()
+            moments.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=setting.sequences,
+            max_steps=WARM_UP + TIMED,
+            bf16=GPU,
+            use_cpu=not GPU,
+            optim="adamw_torch_fused" if GPU else "adamw_torch",
+            logging_strategy="no",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        transformers.Trainer(qwen3(setting), arguments, train_dataset=data, callbacks=[Clock()]).train()
+    seconds = moments[WARM_UP + TIMED - 1] - moments[WARM_UP - 1]
+    return {
+        "tokens_per_second": setting.sequences * shape.context * TIMED / seconds,
+        "peak_bytes": torch.cuda.max_memory_allocated() if GPU else 0,
+        "first_step_seconds": moments[0] - built,
+    }
+
+
+def loop(setting: Setting, scheme: str) -> dict[str, Any]:
+    """The project's model, graph and loss under torch's own optimizer: no DeepSpeed, no Ray."""
+    from sharelm.training.engine import repeat_to_the_bit
+    from sharelm.training.graph import GraphedPass
+
+    _, trial = study_of(setting, scheme)
+    built, shape = time.perf_counter(), setting.model
+    model = Decoder(shape, trial.arm.sharing, compute_dtype=torch.bfloat16 if GPU else None).initialise(0)
+    model = model.to(DEVICE).train()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=GPU)
+    batch = torch.from_numpy(RandomRows(shape, setting.sequences).batch(slice(None))).to(DEVICE)
+
+    def loss_of(rows: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loss = model(rows[:, :-1], targets=rows[:, 1:])
+        return loss, loss
+
+    graph: Any = None
+    if GPU:
+        repeat_to_the_bit()
+        model.compile_depths()
+        graph = GraphedPass(loss_of, parameters, batch, 1.0)
+
+    def step(_: int) -> None:
+        if graph is None:
+            loss_of(batch, batch)[0].backward()
+        else:
+            graph(batch, 0.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return timed(step, setting.sequences * shape.context, built)
+
+
+def run_of(setting: Setting, scheme: str, rows: RandomRows, **training: Any) -> Any:
+    """A trial's run over the process group that is there."""
+    from sharelm.training.trial import Run
+
+    study, trial = study_of(setting, scheme, **training)
+    machine = Machine(DEVICE.type, PRECISION, "benchmark")
+    return Run(study, trial, rows, machine, open_store(tempfile.mkdtemp()), "benchmark")
+
+
+def deepspeed(setting: Setting, scheme: str) -> dict[str, Any]:
+    """A trial as it is trained, and how soon the next one of its shape makes its first step."""
+    rows, built = RandomRows(setting.model), time.perf_counter()
+    run, pending = run_of(setting, scheme, rows), []
+
+    def step(number: int) -> None:  # figures are read a step later, as a trial does
+        pending.append(run.step(number))
+        if len(pending) > 1:
+            pending.pop(0).read()
+
+    found = timed(step, run.training.tokens_per_step, built)
+    run.close()
+    built = time.perf_counter()
+    run = run_of(setting, scheme, rows)
+    run.step(0).read()
+    return found | {"again_seconds": time.perf_counter() - built}
+
+
+def ray_train(setting: Setting, scheme: str) -> dict[str, Any]:
+    """The same as a Ray Train worker runs it."""
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from jobs.session import ray_session
+
+    with tempfile.TemporaryDirectory() as folder, ray_session():
+        path = Path(folder, "found.json")
+
+        def worker() -> None:
+            if GPU:
+                torch.cuda.set_device(ray.train.torch.get_device())
+            path.write_text(json.dumps(deepspeed(setting, scheme)), encoding="utf-8")
+
+        TorchTrainer(
+            worker,
+            torch_config=TorchConfig(backend="nccl" if GPU else "gloo"),
+            scaling_config=ScalingConfig(num_workers=1, use_gpu=GPU),
+            run_config=RunConfig(storage_path=folder),
+        ).fit()
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+
+def equal_losses(setting: Setting, scheme: str) -> dict[str, Any]:
+    """The largest difference of losses over 200 steps between a trial as trained and its model run eagerly, with whole
+    logits in fp32 and torch's own cross-entropy."""
+    rows, losses = RandomRows(setting.model), {}
+    for way in ("fast", "eager"):
+        run = run_of(setting, scheme, rows, learning_rate=1e-3)
+        if way == "eager":
+            from sharelm.model.depth import run_depth
+
+            model, run.passes = run.model, {}
+            model._run_depth = run_depth
+
+            def whole(
+                tokens: torch.Tensor, targets: torch.Tensor | None = None, model: Decoder = model
+            ) -> torch.Tensor:
+                logits = model.head(model.hidden(tokens))
+                return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())  # type: ignore[union-attr]
+
+            model.forward = whole  # type: ignore[method-assign,assignment]
+        losses[way] = [run.step(step).read()[0] for step in range(EQUAL_STEPS)]
+        run.close()
+    fast, eager = (np.array(losses[way]) for way in ("fast", "eager"))
+    return {"largest_difference_nats": float(abs(fast - eager).max()), "first": fast[0], "last": fast[-1]}
+
+
+def ceilings() -> dict[str, Any]:
+    """What the card does at best: a bf16 product of 8192 x 8192 matrices of random values, and a copy."""
+    one, other = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    large = torch.empty(2**31, dtype=torch.uint8, device=DEVICE)
+    found = {}
+    for name, run, amount in (
+        ("matrix_tflops", lambda: one @ other, 2 * 8192**3 / 1e12),
+        ("copy_terabytes_per_second", lambda: large.clone(), 2 * 2**31 / 1e12),
+    ):
+        for _ in range(5):
+            run()
+        synchronise()
+        started = time.perf_counter()
+        for _ in range(20):
+            run()
+        synchronise()
+        found[name] = amount * 20 / (time.perf_counter() - started)
+    return {**found, "device": torch.cuda.get_device_name(), "torch": torch.__version__}
+
+
+def main() -> None:
+    """Measure one peer."""
+    peer, name, scheme = sys.argv[1:4]
+    setting = SETTINGS[name]
+    if peer in ("deepspeed", "equal"):
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "RANK": "0", "WORLD_SIZE": "1"}
+        os.environ["LOCAL_RANK"] = "0"
+        torch.distributed.init_process_group("nccl" if GPU else "gloo")
+    peers: dict[str, Callable[[], dict[str, Any]]] = {
+        "eager": lambda: plain(setting, compiled=False),
+        "compiled": lambda: plain(setting, compiled=True),
+        "trainer": lambda: trainer(setting),
+        "loop": lambda: loop(setting, scheme),
+        "deepspeed": lambda: deepspeed(setting, scheme),
+        "ray": lambda: ray_train(setting, scheme),
+        "equal": lambda: equal_losses(setting, scheme),
+        "ceilings": ceilings,
+    }
+    print(json.dumps(peers[peer]()))
+    sys.stdout.flush()
+    os._exit(0)  # process groups' threads need not be waited for
+
+
+if __name__ == "__main__":
+    main()
