@@ -35,6 +35,8 @@ def _runs(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]
             f"Only {seeds} seeds: how far the luck of initial weights and token order moves a result is "
             "estimated from few runs."
         )
+    if study.training.fast:
+        found.append("Training was fast rather than repeatable: another run of the same study ends with other losses.")
     for row in (row for figures in summary.arms for row in figures.trials if row["status"] != "done"):
         found.append(f"Trial {row['trial']} {row['status']}: {row['error'] or 'no reason recorded'}.")
     reasons = {item["trial"]: item.get("reason") for item in facts.get("missing") or []}

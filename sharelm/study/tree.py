@@ -158,6 +158,7 @@ class Training(Node):
     stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.0  # rate of dropped sub-layers at the last depth
     gradient_scale: Literal["sum", "mean", "root"] = "sum"  # of a block read n times: x 1, 1 / n, 1 / sqrt(n)
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
+    fast: bool = False  # on a GPU also kernels that add in any order: quicker, and every run has other last bits
     activation_checkpointing: Literal["off", "non_reentrant", "reentrant"] = "off"
     sequences_per_pass: Positive | None = None  # a worker's sequences in one forward pass; all of its share if absent
     checkpoint_steps: Positive = 500

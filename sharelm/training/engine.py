@@ -30,10 +30,10 @@ def load_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def repeat_to_the_bit() -> None:
+def repeat_to_the_bit(wanted: bool = True) -> None:
     """Only kernels that add in one order, so that a run on the same kind of device gives the same bits again."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(wanted)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 

@@ -121,7 +121,7 @@ class Run:
         self.engine = build_engine(self.model, self.training, self.config, self.device)
         self.passes: dict[bool, GraphedPass] = {}  # by whether loops are on
         if machine.device == "cuda":
-            repeat_to_the_bit()
+            repeat_to_the_bit(not self.training.fast)
             self.model.compile_depths()
             self._prepare()
         self.losses: list[float] = []

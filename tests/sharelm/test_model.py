@@ -178,3 +178,23 @@ def test_generating_first_does_not_spoil_training():
         model(tokens)
     model(tokens[:, :-1], tokens[:, 1:]).backward()
     assert model.embedding.grad.isfinite().all()
+
+
+def test_code_of_one_depth_serves_every_depth_and_scheme():
+    torch._dynamo.reset()
+    counted, tokens = torch._dynamo.utils.counters["stats"], random_tokens(2, 9)
+
+    def graphs(scheme):
+        before = counted["unique_graphs"]
+        plain, compiled = (decoder(SHARINGS[scheme]).train() for _ in range(2))
+        compiled.compile_depths(backend="aot_eager")
+        for model in (plain, compiled):
+            model(tokens[:, :-1], tokens[:, 1:]).backward()
+        for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad)
+        return counted["unique_graphs"] - before
+
+    assert graphs("independent") == 2  # a depth, and the loss
+    assert [graphs(scheme) for scheme in ("albert", "cycle", "sandwich", "prelude_core_coda")] == [0] * 4
+    assert graphs("relaxed") == 1  # merged matrices are tensors, not parameters
+    assert graphs("atoms") == graphs("residual") == 0

@@ -134,6 +134,13 @@ def test_one_seed_says_that_seeds_were_not_varied():
     assert "with 1 seed." in Page(report.html).sections["verdict"]
 
 
+def test_a_fast_study_says_that_it_does_not_repeat():
+    fast = STUDY.model_copy(update={"training": STUDY.training.model_copy(update={"fast": True})})
+    for study, said in ((STUDY, False), (fast, True)):
+        report, *_ = reported(study)
+        assert ("Training was fast rather than repeatable" in Page(report.html).sections["not-shown"]) is said
+
+
 def test_without_costs_the_page_says_so():
     report, _, lines = reported(STUDY, costs=False)
     page = Page(report.html)

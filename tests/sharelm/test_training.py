@@ -62,6 +62,7 @@ def _plain(trial: Trial, training: Training) -> list[float]:
     optimizer = build_optimizer(model, training, torch.device("cpu"))
     losses = []
     for step in range(training.steps):
+        model.looping = step >= round(trial.arm.sharing.late * training.steps)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(training, step)
         batch = torch.from_numpy(rows.batch(step_rows(len(rows), 8, trial.seed, step)))

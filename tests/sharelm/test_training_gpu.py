@@ -25,12 +25,14 @@ VARIANTS: list[dict[str, Any]] = [
     {"name": "cycle", "scheme": "cycle", "blocks": 2},
     {"name": "relaxed", "scheme": "relaxed", "blocks": 2, "rank": 3},
     {"name": "atoms", "scheme": "atoms", "blocks": 2},
+    {"name": "late", "scheme": "late_loop", "first": 1, "last": 1},
     {"name": "huginn", "scheme": "huginn", "prelude": 1, "core": 1, "coda": 1},
 ]
 WAYS: dict[str, dict[str, Any]] = {
     "one-pass": {},
     "two-passes": {"sequences_per_pass": 4},
     "recomputed": {"activation_checkpointing": "non_reentrant"},
+    "fast": {"fast": True},
     "stage-1": {"zero_stage": 1},
     "stage-2": {"zero_stage": 2, "sequences_per_pass": 2},
 }
