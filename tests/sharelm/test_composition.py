@@ -82,6 +82,20 @@ def test_the_last_loops_cache_is_exact_within_a_prompt_and_an_approximation_afte
         assert not torch.allclose(reused.eval()(tokens), exact(tokens), atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [(20, 9), (9, 20), (12, 12)])
+def test_truncation_is_that_of_a_singular_value_decomposition(size):
+    matrix = torch.randn(size, generator=torch.Generator().manual_seed(1))
+    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    for rank in (1, 4, min(size)):
+        outer, inner = truncated_svd(matrix, rank)
+        best = (left[:, :rank] * values[:rank]) @ right[:rank]
+        torch.testing.assert_close(outer.double() @ inner.double(), best, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(outer.norm(dim=0), inner.norm(dim=1))  # the two share a singular value evenly
+    for poor in (torch.zeros(size), torch.ones(size)):
+        outer, inner = truncated_svd(poor, 3)
+        torch.testing.assert_close(outer @ inner, poor)
+
+
 def merged(model):
     """Every matrix of every depth, {(kind, depth, name): tensor}."""
     return {
