@@ -146,6 +146,7 @@ class Training(Node):
     tokens_per_step: Positive
     learning_rate: Annotated[float, Field(gt=0)]
     final_learning_rate_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of blocks, AdamW for all else
     schedule: Literal["cosine", "warmup_stable_decay"] = "cosine"
     warmup_steps: Annotated[int, Field(ge=0)] = 20
     decay_fraction: Fraction = 0.2  # of the steps, for warmup_stable_decay
@@ -188,6 +189,11 @@ class Training(Node):
             raise ValueError(
                 "zero_stage = 3 silently re-applies stale gradients to a parameter that a step does not use; "
                 "use 0, 1 or 2"
+            )
+        if self.optimizer == "muon" and self.zero_stage not in (0, "auto"):
+            raise ValueError(
+                f"zero_stage = {self.zero_stage} cuts matrices into flat parts, and optimizer = 'muon' needs them "
+                "whole; use zero_stage = 0"
             )
         if self.activation_checkpointing == "reentrant":
             raise ValueError(

@@ -12,6 +12,7 @@ from torch import Tensor
 from sharelm.model import Decoder
 from sharelm.study.tree import Training
 from sharelm.training.checkpoint import safe_checkpoint_engine
+from sharelm.training.muon import MuonWithAdamW, block_matrices
 
 
 def load_deepspeed(device: torch.device) -> Any:
@@ -69,11 +70,17 @@ def deepspeed_config(training: Training, context: int, world: int, precision: st
     }
 
 
-def build_optimizer(model: Decoder, training: Training, device: torch.device) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only, a shared one once."""
-    decayed = model.decayed()
-    known = {id(p) for p in decayed}
-    return torch.optim.AdamW(
+def build_optimizer(model: Decoder, training: Training, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices only, a shared one once; or Muon for the matrices of blocks beside it.
+
+    Muon (Jordan 2024) steps are scaled to the size of AdamW's (Liu et al., arXiv 2502.16982), so that one learning
+    rate serves both.
+    """
+    muon = block_matrices(model) if training.optimizer == "muon" else []
+    taken = {id(p) for p in muon}
+    decayed = [p for p in model.decayed() if id(p) not in taken]
+    known = taken | {id(p) for p in decayed}
+    adamw = torch.optim.AdamW(
         [
             {"params": decayed, "weight_decay": training.weight_decay},
             {"params": [p for p in model.parameters() if id(p) not in known], "weight_decay": 0.0},
@@ -83,6 +90,12 @@ def build_optimizer(model: Decoder, training: Training, device: torch.device) ->
         eps=training.epsilon,
         fused=device.type == "cuda",
     )
+    if not muon:
+        return adamw
+    matched = torch.optim.Muon(
+        muon, lr=training.learning_rate, weight_decay=training.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return MuonWithAdamW(matched, adamw)
 
 
 def build_engine(model: Decoder, training: Training, config: dict[str, Any], device: torch.device) -> Any:

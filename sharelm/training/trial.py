@@ -316,7 +316,7 @@ class Run:
             "sharing": asdict(self.trial.arm.sharing),
             "training": {**self.training.model_dump(mode="json"), "precision": self.machine.precision},
             "deepspeed": engine_config,
-            "optimizer": "torch.optim.AdamW",
+            "optimizer": "torch.optim.AdamW" if self.training.optimizer == "adamw" else "torch.optim.Muon with AdamW",
             "device": self.machine.device_name,
             "torch": torch.__version__,
         }

@@ -1,0 +1,44 @@
+"""Muon for the matrices of blocks and AdamW for all else, as the one optimizer that DeepSpeed takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from sharelm.model import Decoder
+from sharelm.sharing import KINDS
+
+
+def block_matrices(model: Decoder) -> list[nn.Parameter]:
+    """The stored matrices of all blocks, a shared one once: what Muon is for.
+
+    Embeddings, gains and what depths store of their own (low-rank factors, coefficients, connections) are not.
+    """
+    blocks = [block for kind in KINDS for block in getattr(model, f"{kind}_blocks")]
+    return [parameter for block in blocks for parameter in block.parameters() if parameter.dim() == 2]
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Two optimizers of disjoint parameters, stepped together; `param_groups` are theirs."""
+
+    def __init__(self, muon: torch.optim.Optimizer, adamw: torch.optim.Optimizer) -> None:
+        self._parts = {"muon": muon, "adamw": adamw}
+        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+        self.param_groups = [*muon.param_groups, *adamw.param_groups]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Step both."""
+        for part in self._parts.values():
+            part.step(closure)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both states."""
+        return {name: part.state_dict() for name, part in self._parts.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put both states back; `param_groups` are new ones then."""
+        for name, part in self._parts.items():
+            part.load_state_dict(state_dict[name])
+        self.param_groups = [group for part in self._parts.values() for group in part.param_groups]
