@@ -19,7 +19,9 @@ from sharelm.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
 _BLANK = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space
-_PIECE = re.compile(f"[{_BLANK}]*[^{_BLANK}]+|[{_BLANK}]+")
+PIECE = re.compile(  # ends with letters before what is none, or before a blank
+    rf"[{_BLANK}]*[^{_BLANK}a-zA-Z]*[a-zA-Z]++(?=[{_BLANK}!-@\[-`{{-~]|\Z)|[{_BLANK}]*[^{_BLANK}]+|[{_BLANK}]+"
+)
 _MOST_PIECES = 1 << 19  # remembered: about 100 MB
 
 
@@ -77,8 +79,9 @@ def tokenizer_from(text: str) -> Tokenizer:
 class Encoder:
     """Tokens of texts, exactly as the tokenizer gives them for each as a whole.
 
-    Byte-level BPE never joins what comes before a blank with it, so that each piece up to the next blank is encoded
-    by itself, and once however often it occurs. Another tokenizer encodes whole texts.
+    GPT-2's pre-tokens, within which byte-level BPE stays, never go on from anything else into a blank, nor from a
+    letter into what is none. So each piece up to such a place is encoded by itself, and once however often it
+    occurs. Another tokenizer encodes whole texts.
     """
 
     def __init__(self, saved: str):
@@ -90,7 +93,7 @@ class Encoder:
         """The tokens of one text."""
         if not self.by_piece:
             return np.array(self._encode([text])[0], np.uint32)
-        pieces = _PIECE.findall(text)
+        pieces = PIECE.findall(text)
         if len(self.known) > _MOST_PIECES:
             self.known.clear()
         new = list(set(pieces).difference(self.known))

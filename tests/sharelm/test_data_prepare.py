@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from sharelm.data import TokenRows, data_spec, open_corpus, prepare, workers
 from sharelm.data.shards import write_shards
-from sharelm.data.tokenizer import END_OF_TEXT, Encoder, encoded, end_of_text, tokenizer_from, train_tokenizer
+from sharelm.data.tokenizer import END_OF_TEXT, PIECE, Encoder, encoded, end_of_text, tokenizer_from, train_tokenizer
 from sharelm.errors import InputError, ShareLMError
 from sharelm.store import open_store
 from sharelm.study.tree import Data
@@ -201,6 +201,7 @@ def test_cores_are_those_of_the_container(monkeypatch, tmp_path):
 
 ORPHANS = """
 import os, signal, sys, time
+from sharelm.data import tokenizer as tokenizer_module
 from sharelm.data import workers
 def wait(texts):
     print(os.getpid(), flush=True)
@@ -289,16 +290,28 @@ def test_trained_tokenizers_give_back_any_text(texts):
 
 
 BLANKS = "".join(map(chr, [*range(9, 14), *range(28, 33), 0x85, 0xA0, 0x1680, 0x180E, 0x2003, 0x200B, 0x2028, 0x3000]))
-LETTERS = st.one_of(st.sampled_from("ab'st3.<|>" + BLANKS), st.sampled_from(" \n"), st.characters(codec="utf-8"))
+LETTERS = st.one_of(
+    st.sampled_from("abBZ'str3.@[`{~é三<|>" + BLANKS), st.sampled_from(" \n"), st.characters(codec="utf-8")
+)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(LETTERS, max_size=30), min_size=1, max_size=5))
 def test_piece_by_piece_is_what_the_tokenizer_gives_for_whole_texts(texts):
     saved = tokenizer_from(train_tokenizer([*STORIES, *texts, " \n\n\t  'tis", *BLANKS], 330).to_str()).to_str()
     whole = tokenizer_from(saved).encode_batch(texts, add_special_tokens=False)
     assert Encoder(saved).by_piece
     assert [tokens.tolist() for tokens in encoded(saved, 330, texts)] == [found.ids for found in whole]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(LETTERS, max_size=20))
+def test_a_piece_ends_where_a_pre_token_ends(text):
+    pre = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces = PIECE.findall(text)
+    assert "".join(pieces) == text
+    whole = [token for token, _ in pre.pre_tokenize_str(text)]
+    assert [token for piece in pieces for token, _ in pre.pre_tokenize_str(piece)] == whole
 
 
 def test_a_tokenizer_that_joins_over_blanks_is_given_whole_texts():
