@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -79,14 +79,24 @@ def schemes(json: Json = False) -> None:
 @app.command(rich_help_panel=ASK)
 def run(study: StudyFile, store: Store = DEFAULT_STORE, json: Json = False) -> None:
     """Run a study here: on an embedded Ray, or on the one RAY_ADDRESS names."""
+    _become("jobs.study", study, store, json)
+
+
+@app.command(rich_help_panel=ASK)
+def prepare(study: StudyFile, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+    """Prepare and commit a study's data without GPU or Ray; `run` and `submit` find them."""
+    _become("jobs.prepare", study, store, json)
+
+
+def _become(program: str, study: Path, store: str, json: bool) -> NoReturn:
     from sharelm.study import load_study
 
-    load_study(study)  # bad input is refused before Ray is started
-    # The driver takes this process's place: its exit code, its terminal and Ctrl-C are then its own.
+    load_study(study)  # bad input is refused before anything heavy is loaded
+    # The program takes this process's place: its exit code, its terminal and Ctrl-C are then its own.
     # -P keeps a folder called jobs in the current directory from being run instead.
-    driver = ["-P", "-m", "jobs.study", "--study", str(study), "--store", store, *(["--json"] if json else [])]
+    arguments = ["-P", "-m", program, "--study", str(study), "--store", store, *(["--json"] if json else [])]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *driver])
+    os.execv(sys.executable, [sys.executable, *arguments])
 
 
 @app.command(rich_help_panel=ASK)

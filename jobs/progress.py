@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from jobs.board import Snapshot
+if TYPE_CHECKING:
+    from jobs.board import Snapshot  # which imports Ray
 
 PLAIN_EVERY_S = 10.0
 

@@ -6,8 +6,6 @@ input, 130 interrupted; what was committed stays, and running again carries on f
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections import Counter
@@ -19,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from sharelm.digest import digest
+from jobs.prepare import asked, check_recorded, prepare_data
+from jobs.program import program
 from sharelm.errors import InputError, ShareLMError
 from sharelm.steps import Machine, cost_step, proxy_step, report_step, score_step, speed_step, trial_step
-from sharelm.store import TABLES, Manifest, Store, open_store
-from sharelm.store.studies import check_study, record_study
-from sharelm.study import Speeds, Study, Trial, Tried, load_study, proxies, timed_pairs, trials, tuning
+from sharelm.store import Manifest, Store, open_store
+from sharelm.store.studies import record_study
+from sharelm.study import Speeds, Study, Trial, Tried, proxies, timed_pairs, trials, tuning
 
 if TYPE_CHECKING:
     from jobs.progress import Progress
@@ -269,20 +268,6 @@ def _here() -> Any:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def _prepare(study: Study, base: Path, store: Store, data: str, progress: Progress) -> dict[str, list[Any]]:
-    """Commit the data where they are not; what every task finds to score in them, by the task's name."""
-    from sharelm.data import open_corpus, prepare
-
-    manifest = store.find("data", study.name, data)
-    if manifest is None:
-        progress.stage("preparing data")
-        manifest = prepare(study.data, study.model.context, base, store, study.name)
-    from sharelm.evaluation import task_items
-
-    corpus = open_corpus(store, manifest)
-    return {task.name: task_items(task, corpus, base) for task in study.evaluation.task}
-
-
 def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
     """Run the study to its report; returns the report's manifest and whether it was there already.
 
@@ -290,22 +275,16 @@ def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
     is known that it can run.
     """
     from jobs.progress import Progress
-    from sharelm.data import data_spec
 
     started = psutil.Process().create_time()
-    study, base = load_study(path), path.resolve().parent
-    store = open_store(uri)
-    store.check_writable()
-    data = digest(data_spec(study.data, study.model.context, base))
+    study, base, store, data = this = asked(path, uri)
     step = report_step(study, data, base)
     found = store.find("reports", study.name, step)
     if found is not None:
         return found, True
-    check_study(store, study, str(path))
-    for table in TABLES:
-        store.read(table, study.name)  # every committed row is whole and of a schema known here, or nothing starts
+    check_recorded(study, store, str(path))
     with Progress() as progress:
-        items = _prepare(study, base, store, data, progress)
+        _, items = prepare_data(this, progress)
         progress.show("starting Ray")
         from jobs.session import ray_session
 
@@ -316,13 +295,13 @@ def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
             return driver.finish(step, revision, started), False
 
 
-def _say(store: str, study: str, report: Manifest, was_there: bool) -> None:
+def _say(store: str, report: Manifest, was_there: bool) -> None:
     from jobs.progress import duration
 
     facts = report.facts
     print("\n".join(facts["headline"]))
     if was_there:
-        print(f"time: nothing to do, study {study!r} was finished on {report.committed_at[:19]} UTC")
+        print(f"time: nothing to do, study {report.study!r} was finished on {report.committed_at[:19]} UTC")
     else:
         wall, compute = facts["wall_seconds"], facts["compute_seconds"]
         parts = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in facts["seconds"].items())
@@ -332,24 +311,7 @@ def _say(store: str, study: str, report: Manifest, was_there: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a study from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.study", description="Run a study on Ray.")
-    parser.add_argument("--study", type=Path, required=True, help="the study's TOML file")
-    parser.add_argument("--store", required=True, help="a folder or s3://bucket/prefix")
-    parser.add_argument("--json", action="store_true", help="end with one JSON line instead of text")
-    options = parser.parse_args(arguments)
-    try:
-        report, was_there = run_study(options.study, options.store)
-    except ShareLMError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; what was committed stays, run again to carry on", file=sys.stderr)
-        return 130
-    if options.json:
-        print(json.dumps({"store": options.store, "study": report.study, "step": report.step, **report.facts}))
-    else:
-        _say(options.store, report.study, report, was_there)
-    return 0
+    return program("jobs.study", "Run a study on Ray.", run_study, _say, arguments)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,16 @@ import io
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from sharelm.data.corpus import TOKENIZER_FILE, VALIDATION_FILE, VALIDATION_SCHEMA
@@ -20,13 +24,14 @@ from sharelm.data.documents import Document, draw
 from sharelm.data.shards import SHARD_TOKENS, write_shards
 from sharelm.data.sources import fingerprint, read_documents
 from sharelm.data.split import SplitDocuments, split_documents
-from sharelm.data.tokenizer import end_of_text, read_tokenizer, tokenizer_from, train_tokenizer
+from sharelm.data.tokenizer import encoded, end_of_text, read_tokenizer, tokenizer_from, train_tokenizer
+from sharelm.data.workers import spread, workers
 from sharelm.digest import code_digest, digest
 from sharelm.errors import InputError
 from sharelm.store import Manifest, Store
 from sharelm.study.tree import Data
 
-_BATCH_CHARACTERS = 1 << 21  # encoded at once
+Tokens = NDArray[np.unsignedinteger]
 
 
 def _tokenizer_path(data: Data, base: Path) -> Path | None:
@@ -52,9 +57,8 @@ def data_spec(data: Data, context: int, base: Path) -> dict[str, Any]:
     }
 
 
-def _split(data: Data, base: Path) -> SplitDocuments:
-    documents = [document for source in data.source for document in read_documents(source, base)]
-    split = split_documents(documents, data.validation_fraction, data.near_duplicate_similarity)
+def _split(data: Data, documents: list[Document], pool: Executor | None) -> SplitDocuments:
+    split = split_documents(documents, data.validation_fraction, data.near_duplicate_similarity, pool)
     for side, others in (("training", split.validation), ("validation", split.training)):
         if not getattr(split, side):
             raise InputError(
@@ -65,22 +69,11 @@ def _split(data: Data, base: Path) -> SplitDocuments:
     return split
 
 
-def _encoded(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int]]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= _BATCH_CHARACTERS:
-            yield from _encoded_batch(tokenizer, batch)
-            batch, characters = [], 0
-    yield from _encoded_batch(tokenizer, batch)
-
-
-def _encoded_batch(tokenizer: Tokenizer, batch: list[Document]) -> Iterator[tuple[Document, list[int]]]:
-    encodings = tokenizer.encode_batch_fast([document.text for document in batch], add_special_tokens=False)
-    for document, encoding in zip(batch, encodings, strict=True):
-        yield document, encoding.ids
+def _encoded(
+    saved: str, vocabulary: int, documents: Sequence[Document], pool: Executor | None
+) -> Iterator[tuple[Document, Tokens]]:
+    texts = (document.text for document in documents)
+    return zip(documents, spread(partial(encoded, saved, vocabulary), texts, pool), strict=True)
 
 
 class _Tally:
@@ -89,9 +82,7 @@ class _Tally:
     def __init__(self) -> None:
         self.counts: dict[str, dict[str, Counter[str]]] = {}
 
-    def counted(
-        self, split: str, encoded: Iterable[tuple[Document, list[int]]]
-    ) -> Iterator[tuple[Document, list[int]]]:
+    def counted(self, split: str, encoded: Iterable[tuple[Document, Tokens]]) -> Iterator[tuple[Document, Tokens]]:
         for document, tokens in encoded:
             splits = self.counts.setdefault(document.domain, {"training": Counter(), "validation": Counter()})
             splits[split].update(documents=1, bytes=document.bytes, tokens=len(tokens))
@@ -110,9 +101,10 @@ class _Tally:
         }
 
 
-def _validation_file(tokenizer: Tokenizer, encoded: Iterable[tuple[Document, list[int]]]) -> bytes:
+def _validation_file(tokenizer: Tokenizer, encoded: Iterable[tuple[Document, Tokens]]) -> bytes:
     rows = []
-    for document, tokens in encoded:
+    for document, array in encoded:
+        tokens = array.tolist()
         if tokenizer.decode(tokens, skip_special_tokens=False) != document.text:
             raise InputError(
                 f"data.tokenizer does not give back the text of validation document {document.digest[:12]} "
@@ -134,7 +126,15 @@ def _validation_file(tokenizer: Tokenizer, encoded: Iterable[tuple[Document, lis
 
 def _built(data: Data, base: Path, folder: Path) -> tuple[Mapping[str, bytes | Path], dict[str, Any]]:
     """The files of the step by name, and its facts."""
-    split = _split(data, base)
+    documents = [document for source in data.source for document in read_documents(source, base)]
+    with workers(sum(len(document.text) for document in documents)) as pool:
+        return _built_of(data, base, documents, folder, pool)
+
+
+def _built_of(
+    data: Data, base: Path, documents: list[Document], folder: Path, pool: Executor | None
+) -> tuple[Mapping[str, bytes | Path], dict[str, Any]]:
+    split = _split(data, documents, pool)
     training = sorted(split.training, key=lambda document: (draw(document.digest, "order"), document.digest))
     path = _tokenizer_path(data, base)
     if path is None:
@@ -142,17 +142,19 @@ def _built(data: Data, base: Path, folder: Path) -> tuple[Mapping[str, bytes | P
         tokenizer = tokenizer_from(trained.to_str())
     else:
         tokenizer = read_tokenizer(path, data.vocabulary)
+    saved = tokenizer.to_str()
     tally = _Tally()
-    validation = _validation_file(tokenizer, tally.counted("validation", _encoded(tokenizer, split.validation)))
+    held_out = _encoded(saved, data.vocabulary, split.validation, pool)
+    validation = _validation_file(tokenizer, tally.counted("validation", held_out))
+    trained_on = _encoded(saved, data.vocabulary, training, pool)
     shards = write_shards(
-        (tokens for _, tokens in tally.counted("training", _encoded(tokenizer, training))),
+        (tokens for _, tokens in tally.counted("training", trained_on)),
         end_of_text(tokenizer),
         data.vocabulary,
         folder,
         SHARD_TOKENS,
     )
     domains = tally.facts()
-    saved = tokenizer.to_str().encode()
     facts = {
         "training_tokens": sum(each["training"]["tokens"] + each["training"]["documents"] for each in domains.values()),
         "validation_tokens": sum(each["validation"]["tokens"] for each in domains.values()),
@@ -162,11 +164,11 @@ def _built(data: Data, base: Path, folder: Path) -> tuple[Mapping[str, bytes | P
         "near_duplicates_dropped": split.near_duplicates_dropped,
         "near_duplicate_clusters": split.near_duplicate_clusters,
         "near_duplicate_documents": split.near_duplicate_documents,
-        "tokenizer_sha256": hashlib.sha256(saved).hexdigest(),
+        "tokenizer_sha256": hashlib.sha256(saved.encode()).hexdigest(),
         "shards": [path.name for path in shards],
     }
     files: dict[str, bytes | Path] = {
-        TOKENIZER_FILE: saved,
+        TOKENIZER_FILE: saved.encode(),
         VALIDATION_FILE: validation,
         **{path.name: path for path in shards},
     }

@@ -24,7 +24,7 @@ def _write(tokens: NDArray[np.unsignedinteger], folder: Path, number: int) -> Pa
 
 
 def write_shards(
-    documents: Iterable[Sequence[int]],
+    documents: Iterable[Sequence[int] | NDArray[np.unsignedinteger]],
     end_of_text: int,
     vocabulary: int,
     folder: Path,
@@ -38,7 +38,7 @@ def write_shards(
     paths: list[Path] = []
     filled = 0
     for document in documents:
-        tokens = np.array([*document, end_of_text], shard.dtype)
+        tokens = np.append(np.asarray(document, shard.dtype), shard.dtype.type(end_of_text))
         while len(tokens):
             taken = min(len(tokens), shard_tokens - filled)
             shard[filled : filled + taken] = tokens[:taken]

@@ -6,19 +6,22 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sharelm.data.documents import Document, draw
+from sharelm.data.workers import spread
 
 _WORD = re.compile(r"\w+")
 _SHINGLE_WORDS = 5
 _PERMUTATIONS = 128
 _MISS = 1e-6  # at most this chance that a pair at the similarity asked for never meets in a bucket
-_CHUNK = 1 << 16  # shingles hashed at once: 32 MB under 128 permutations
+_CHUNK = 1 << 12  # shingles hashed at once: 2 MB under 128 permutations, which a core's cache holds
 _PRECEDENCE = ("validation", "training", "auto")
+_MULTIPLIERS = np.random.RandomState(5).randint(1, 2**63, _SHINGLE_WORDS, dtype=np.uint64) | np.uint64(1)
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,31 @@ class _WordHashes(dict[str, int]):
         return value
 
 
-def _multipliers() -> NDArray[np.uint64]:
-    return np.random.RandomState(5).randint(1, 2**63, _SHINGLE_WORDS, dtype=np.uint64) | np.uint64(1)
-
-
 def _shingles(text: str, words: _WordHashes) -> NDArray[np.uint32]:
     """Sorted unique 32-bit hashes of every five words in a row; of all of them where there are fewer."""
     found = _WORD.findall(text.lower())
     found += [""] * (_SHINGLE_WORDS - len(found))
     hashes = np.fromiter(map(words.__getitem__, found), np.uint64, len(found))
     windows = np.lib.stride_tricks.sliding_window_view(hashes, _SHINGLE_WORDS)
-    return np.unique((windows @ _multipliers() >> np.uint64(32)).astype(np.uint32))
+    shingles = (windows @ _MULTIPLIERS >> np.uint64(32)).astype(np.uint32)
+    shingles.sort()
+    different: NDArray[np.bool_] = shingles[1:] != shingles[:-1]
+    unique: NDArray[np.uint32] = shingles[np.append(True, different)]
+    return unique
+
+
+def sketches(texts: list[str]) -> list[tuple[NDArray[np.uint32], NDArray[np.uint32]]]:
+    """The shingles of each text, and the hash values of their MinHash."""
+    from datasketch import MinHash  # slow to import, and only who builds a corpus needs it
+
+    words, empty = _WordHashes(), MinHash(num_perm=_PERMUTATIONS, hashfunc=int)
+    found = []
+    for text in texts:
+        own, sketch = _shingles(text, words), empty.copy()
+        for start in range(0, len(own), _CHUNK):
+            sketch.update_batch(own[start : start + _CHUNK].tolist())
+        found.append((own, sketch.hashvalues))
+    return found
 
 
 def _bands(similarity: float) -> tuple[int, int]:
@@ -66,27 +83,25 @@ def _similarity(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> float:
     return common / (len(one) + len(other) - common)
 
 
-def near_duplicates(texts: Sequence[str], similarity: float) -> list[list[int]]:
+def near_duplicates(texts: Sequence[str], similarity: float, pool: Executor | None = None) -> list[list[int]]:
     """Positions of texts that hang together by pairs whose word 5-grams have at least this Jaccard similarity.
 
     MinHash proposes pairs and the shingles themselves decide, so that no pair below the similarity is joined.
     """
-    from datasketch import MinHash, MinHashLSH  # a second to import, and only who builds a corpus needs it
+    from datasketch import MinHash, MinHashLSH
     from scipy.cluster.hierarchy import DisjointSet
 
-    words = _WordHashes()
-    empty = MinHash(num_perm=_PERMUTATIONS, hashfunc=int)
+    sketch = MinHash(num_perm=_PERMUTATIONS)
     index = MinHashLSH(num_perm=_PERMUTATIONS, params=_bands(similarity))
-    shingles = [_shingles(text, words) for text in texts]
+    shingles: list[NDArray[np.uint32]] = []
     clusters = DisjointSet(range(len(texts)))
-    for position, own in enumerate(shingles):
-        sketch = empty.copy()
-        for start in range(0, len(own), _CHUNK):
-            sketch.update_batch(own[start : start + _CHUNK].tolist())
+    for position, (own, values) in enumerate(spread(sketches, texts, pool)):
+        sketch.hashvalues = values
         for candidate in sorted(index.query(sketch)):
             if not clusters.connected(position, candidate) and _similarity(own, shingles[candidate]) >= similarity:
                 clusters.merge(position, candidate)
         index.insert(position, sketch, check_duplication=False)
+        shingles.append(own)
     return sorted(sorted(subset) for subset in clusters.subsets() if len(subset) > 1)
 
 
@@ -103,7 +118,10 @@ def _distinct(documents: Iterable[Document]) -> tuple[list[Document], int]:
 
 
 def split_documents(
-    documents: Iterable[Document], validation_fraction: float, near_duplicate_similarity: float
+    documents: Iterable[Document],
+    validation_fraction: float,
+    near_duplicate_similarity: float,
+    pool: Executor | None = None,
 ) -> SplitDocuments:
     """Exact duplicates dropped, then every cluster of near-duplicates put on one side as a whole.
 
@@ -112,7 +130,7 @@ def split_documents(
     takes the cluster to training.
     """
     kept, exact = _distinct(documents)
-    close = near_duplicates([document.text for document in kept], near_duplicate_similarity)
+    close = near_duplicates([document.text for document in kept], near_duplicate_similarity, pool)
     clustered = {position for cluster in close for position in cluster}
     clusters = [*close, *([position] for position in range(len(kept)) if position not in clustered)]
     sides: dict[str, list[Document]] = {"training": [], "validation": []}

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import re
+from array import array
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from sharelm.data.shards import token_type
 from sharelm.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
+_BLANK = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space
+PIECE = re.compile(  # ends with letters before what is none, or before a blank
+    rf"[{_BLANK}]*[^{_BLANK}a-zA-Z]*[a-zA-Z]++(?=[{_BLANK}!-@\[-`{{-~]|\Z)|[{_BLANK}]*[^{_BLANK}]+|[{_BLANK}]+"
+)
+_MOST_PIECES = 1 << 19  # remembered: about 100 MB
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
@@ -61,3 +74,54 @@ def tokenizer_from(text: str) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+class Encoder:
+    """Tokens of texts, exactly as the tokenizer gives them for each as a whole.
+
+    GPT-2's pre-tokens, within which byte-level BPE stays, never go on from anything else into a blank, nor from a
+    letter into what is none. So each piece up to such a place is encoded by itself, and once however often it
+    occurs. Another tokenizer encodes whole texts.
+    """
+
+    def __init__(self, saved: str):
+        self.tokenizer = tokenizer_from(saved)
+        self.by_piece = _joins_nothing_to_a_blank(json.loads(saved))
+        self.known: dict[str, bytes] = {}
+
+    def encode(self, text: str) -> NDArray[np.uint32]:
+        """The tokens of one text."""
+        if not self.by_piece:
+            return np.array(self._encode([text])[0], np.uint32)
+        pieces = PIECE.findall(text)
+        if len(self.known) > _MOST_PIECES:
+            self.known.clear()
+        new = list(set(pieces).difference(self.known))
+        self.known.update(zip(new, (array("I", tokens).tobytes() for tokens in self._encode(new)), strict=True))
+        return np.frombuffer(b"".join(map(self.known.__getitem__, pieces)), np.uint32)
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [found.ids for found in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _joins_nothing_to_a_blank(form: dict[str, Any]) -> bool:
+    """Whether the tokenizer of this JSON is byte-level BPE over GPT-2's pre-tokens and nothing else."""
+    before, model = form["pre_tokenizer"] or {}, form["model"]
+    return (
+        before.get("type") == "ByteLevel"
+        and before["use_regex"]
+        and not before["add_prefix_space"]
+        and form["normalizer"] is None
+        and model["type"] == "BPE"
+        and not model["dropout"]
+        and all(token["special"] for token in form["added_tokens"])  # which text never gives
+    )
+
+
+_encoder = lru_cache(maxsize=1)(Encoder)
+
+
+def encoded(saved: str, vocabulary: int, texts: list[str]) -> list[NDArray[np.unsignedinteger]]:
+    """The tokens of each text by the tokenizer of this JSON, in the smallest type that holds them all."""
+    encoder = _encoder(saved)
+    return [encoder.encode(text).astype(token_type(vocabulary)) for text in texts]

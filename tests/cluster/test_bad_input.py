@@ -36,7 +36,7 @@ def test_a_bad_study_is_one_sentence(sharelm, study_file, replacement, words):
         assert word in said
 
 
-@pytest.mark.parametrize("command", ["run", "submit"])
+@pytest.mark.parametrize("command", ["run", "prepare", "submit"])
 def test_no_ray_is_started_for_a_bad_study(sharelm, study_file, tmp_path, command):
     path = study_file(("price_per_hour = 0.10", "price_per_hour = -1"))
     one_sentence(sharelm(command, path, "--store", tmp_path / "store"))

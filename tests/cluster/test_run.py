@@ -13,14 +13,25 @@ from tests.cluster.test_submit import SMALL
 from tests.conftest import user_environment
 
 
-def test_the_drivers_refusal_is_the_exit_code(sharelm, study_file, tmp_path):
+@pytest.mark.parametrize("command", ["run", "prepare"])
+def test_the_drivers_refusal_is_the_exit_code(sharelm, study_file, tmp_path, command):
     (tmp_path / "jobs").mkdir()  # in the current directory, and not what is to be run
-    (tmp_path / "jobs" / "study.py").write_text("raise SystemExit(99)")
+    for name in ("study.py", "prepare.py"):
+        (tmp_path / "jobs" / name).write_text("raise SystemExit(99)")
     (tmp_path / "taken").write_text("a file where the store should be")
-    done = sharelm("run", study_file(), "--store", "taken/store")
+    done = sharelm(command, study_file(), "--store", "taken/store")
     assert done.returncode == 2
     assert "taken" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_data_are_prepared_once(sharelm, study_file, tmp_path):
+    path = study_file(*SMALL)
+    for said in ("are prepared", "were there already"):
+        done = sharelm("prepare", path, "--store", "store")
+        assert done.returncode == 0, done.stderr
+        assert f"data of study 'tiny' {said} in store: " in done.stdout
+    assert [manifest.study for manifest in open_store(str(tmp_path / "store")).manifests("data")] == ["tiny"]
 
 
 @pytest.mark.slow

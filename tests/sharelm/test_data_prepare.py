@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from sharelm.data import TokenRows, data_spec, open_corpus, prepare
+from sharelm.data import TokenRows, data_spec, open_corpus, prepare, workers
 from sharelm.data.shards import write_shards
-from sharelm.data.tokenizer import END_OF_TEXT, end_of_text, tokenizer_from, train_tokenizer
-from sharelm.errors import InputError
+from sharelm.data.tokenizer import END_OF_TEXT, PIECE, Encoder, encoded, end_of_text, tokenizer_from, train_tokenizer
+from sharelm.errors import InputError, ShareLMError
 from sharelm.store import open_store
 from sharelm.study.tree import Data
 
@@ -148,6 +152,75 @@ def test_two_processes_make_the_same_bytes(base, tmp_path):
     assert "tokenizer.json" in outputs.pop()
 
 
+def files_of(base: Path, store: str, settings: Data) -> list[tuple[str, str]]:
+    manifest = prepare(settings, CONTEXT, base, open_store(str(base.parent / store)), "study")
+    return [(file.name, file.sha256) for file in manifest.files]
+
+
+def test_one_process_and_several_make_the_same_bytes(base, monkeypatch):
+    write(base, [*STORIES, *(story(seed) for seed in range(2, 60)), STORIES[0] + " more"])
+    one = files_of(base, "one", data())
+    started = []
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(workers, "_LEAST_CHARACTERS", 1000)
+    monkeypatch.setattr(workers, "_BATCH_CHARACTERS", 700)
+    monkeypatch.setattr(
+        workers, "ProcessPoolExecutor", lambda *a, **k: started.append(ProcessPoolExecutor(*a, **k)) or started[-1]
+    )
+    assert files_of(base, "two", data()) == one
+    assert len(started) == 1
+
+
+def killed(texts: list[str]) -> list[int]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return [len(text) for text in texts]
+
+
+def bad(texts: list[str]) -> list[int]:
+    raise InputError(f"{texts[0]} is bad")
+
+
+def test_a_killed_process_and_a_bad_text_are_one_sentence(monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    with pytest.raises(ShareLMError, match="one of 2 processes was killed, most likely for want of memory"):  # noqa: SIM117
+        with workers.workers(1 << 30) as pool:
+            list(workers.spread(killed, STORIES, pool))
+    with pytest.raises(InputError, match="a is bad"), workers.workers(1 << 30) as pool:
+        list(workers.spread(bad, ["a", "b"], pool))
+
+
+def test_cores_are_those_of_the_container(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    for text, expected in (("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("900000 100000", 8)):
+        (tmp_path / "cpu.max").write_text(text)
+        monkeypatch.setattr(workers, "_QUOTA", tmp_path / "cpu.max")
+        assert workers.cores() == expected
+    monkeypatch.setattr(workers, "_QUOTA", tmp_path / "none")
+    assert workers.cores() == 8
+
+
+ORPHANS = """
+import os, signal, sys, time
+from sharelm.data import tokenizer as tokenizer_module
+from sharelm.data import workers
+def wait(texts):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+if __name__ == "__main__":
+    workers.cores = lambda: 2
+    with workers.workers(1 << 30) as pool:
+        list(workers.spread(wait, ["x" * 2_000_000, "y" * 2_000_000], pool))
+"""
+
+
+def test_processes_end_with_their_parent(tmp_path):
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    with subprocess.Popen([sys.executable, tmp_path / "orphans.py"], stdout=subprocess.PIPE, text=True) as parent:
+        children = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
+        parent.kill()
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+
+
 def test_a_given_tokenizer_is_used(base):
     tokenizer = train_tokenizer(STORIES, 280)
     tokenizer.enable_truncation(5)
@@ -214,6 +287,56 @@ def test_trained_tokenizers_give_back_any_text(texts):
         tokens = tokenizer.encode(text, add_special_tokens=False).ids
         assert tokenizer.decode(tokens, skip_special_tokens=False) == text
         assert end_of_text(tokenizer) not in tokens
+
+
+BLANKS = "".join(map(chr, [*range(9, 14), *range(28, 33), 0x85, 0xA0, 0x1680, 0x180E, 0x2003, 0x200B, 0x2028, 0x3000]))
+LETTERS = st.one_of(
+    st.sampled_from("abBZ'str3.@[`{~é三<|>" + BLANKS), st.sampled_from(" \n"), st.characters(codec="utf-8")
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(LETTERS, max_size=30), min_size=1, max_size=5))
+def test_piece_by_piece_is_what_the_tokenizer_gives_for_whole_texts(texts):
+    saved = tokenizer_from(train_tokenizer([*STORIES, *texts, " \n\n\t  'tis", *BLANKS], 330).to_str()).to_str()
+    whole = tokenizer_from(saved).encode_batch(texts, add_special_tokens=False)
+    assert Encoder(saved).by_piece
+    assert [tokens.tolist() for tokens in encoded(saved, 330, texts)] == [found.ids for found in whole]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(LETTERS, max_size=20))
+def test_a_piece_ends_where_a_pre_token_ends(text):
+    pre = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces = PIECE.findall(text)
+    assert "".join(pieces) == text
+    whole = [token for token, _ in pre.pre_tokenize_str(text)]
+    assert [token for piece in pieces for token, _ in pre.pre_tokenize_str(piece)] == whole
+
+
+def test_a_tokenizer_that_joins_over_blanks_is_given_whole_texts():
+    text = "one two  one two"
+    joined = train_tokenizer(STORIES, 280)
+    joined.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    added = train_tokenizer(STORIES, 280)
+    added.add_tokens(["one two"])
+    stripped = train_tokenizer(STORIES, 280)
+    stripped.normalizer = normalizers.Strip()
+    for tokenizer in (joined, added, stripped):
+        saved = tokenizer_from(tokenizer.to_str()).to_str()
+        assert not Encoder(saved).by_piece
+        (tokens,) = encoded(saved, 300, [text])
+        assert tokens.tolist() == tokenizer_from(saved).encode(text, add_special_tokens=False).ids
+
+
+def test_pieces_are_forgotten_before_they_are_too_many(monkeypatch):
+    saved = tokenizer_from(train_tokenizer(STORIES, 300).to_str()).to_str()
+    encoder = Encoder(saved)
+    expected = [encoder.encode(text).tolist() for text in STORIES]
+    monkeypatch.setattr("sharelm.data.tokenizer._MOST_PIECES", 40)
+    small = Encoder(saved)
+    assert [small.encode(text).tolist() for text in STORIES] == expected
+    assert len(small.known) < len(encoder.known) / 3
 
 
 @settings(max_examples=100, deadline=None)
