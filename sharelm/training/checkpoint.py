@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from sharelm.store import Manifest, Store
+from sharelm.training.reshard import reshard
 
 TABLE = "checkpoints"
 PROGRESS = "progress.json"
@@ -86,14 +87,13 @@ def _of(store: Store, study: str, trial: str) -> list[Manifest]:
 
 
 def restore(engine: Any, store: Store, study: str, trial: str) -> Progress | None:
-    """Load the newest checkpoint of this trial that this number of workers wrote; every rank calls it.
+    """Load the newest checkpoint of this trial, or return None where there is none; every rank calls it.
 
-    Returns None where there is none. A checkpoint of another number of workers is not read: resuming from it
-    would not be exact.
+    What the same number of workers wrote is restored to the bit; what another number wrote, exactly too, but its sums
+    go on in another order.
     """
-    world = dist.get_world_size()
-    usable = [m for m in _of(store, study, trial) if m.facts["world"] == world] if dist.get_rank() == 0 else []
-    choice = [max((m.step for m in usable), default="")]
+    found = _of(store, study, trial) if dist.get_rank() == 0 else []
+    choice = [max((m.step for m in found), default="")]
     dist.broadcast_object_list(choice, src=0)
     if not choice[0]:
         return None
@@ -105,6 +105,9 @@ def restore(engine: Any, store: Store, study: str, trial: str) -> Progress | Non
         for record in manifest.files:
             if record.name != PROGRESS:
                 (target / record.name).symlink_to(store.fetch(manifest, record.name).resolve())
+        writers = manifest.facts["world"]
+        if writers != dist.get_world_size() and engine.zero_optimization():
+            reshard(engine, target, writers, engine.checkpoint_engine.load)
         engine.load_checkpoint(folder, tag="state")
     return Progress(**json.loads(store.read_bytes(manifest, PROGRESS)))
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from sharelm.model import Decoder
 from sharelm.steps import Machine, trial_step
@@ -22,7 +23,7 @@ from sharelm.training.engine import build_optimizer
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
 from sharelm.training.stability import stability
-from sharelm.training.trial import train_trial
+from sharelm.training.trial import WEIGHTS, train_trial
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.small import TREE, RandomCorpus, RandomRows, small_study
 
@@ -150,6 +151,36 @@ def test_killed_trials_resume_to_the_same_bits(tmp_path: Path) -> None:
         assert (row["resumes"], row["status"]) == (1, "done")
         assert resumed.manifests("checkpoints", "small") == []
     assert _losses(tmp_path / "whole" / "masked") != _losses(tmp_path / "whole" / "stage1")
+
+
+STAGES: dict[str, dict[str, object]] = {f"stage{stage}": {"zero_stage": stage} for stage in (0, 1, 2)}
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_killed_trial_goes_on_with_another_number_of_workers(tmp_path: Path, before: int, after: int) -> None:
+    """Held against a run that nothing disturbed, after a step that moments, weights and rates of the rest hang on."""
+    on_ranks(before, _train_several, str(tmp_path / "whole"), STAGES)
+    for name, training in STAGES.items():
+        with pytest.raises(Exception, match="exit code 9"):
+            on_ranks(before, _train, str(tmp_path / "killed" / name), training, 5)
+    on_ranks(after, _train_several, str(tmp_path / "killed"), STAGES)
+    for name in STAGES:
+        resumed = open_store(str(tmp_path / "killed" / name))
+        np.testing.assert_allclose(
+            _losses(tmp_path / "killed" / name), _losses(tmp_path / "whole" / name), rtol=0, atol=1e-6, err_msg=name
+        )
+        row = resumed.read("trials", "small").to_pylist()[0]
+        assert (row["resumes"], row["workers"]) == (1, after)
+        np.testing.assert_allclose(
+            *(_weights(tmp_path / how / name) for how in ("killed", "whole")), rtol=0, atol=1e-6, err_msg=name
+        )
+
+
+def _weights(store: Path) -> np.ndarray:
+    opened = open_store(str(store))
+    (manifest,) = opened.manifests("models", "small")
+    tensors = load_file(opened.fetch(manifest, WEIGHTS))
+    return np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
 
 
 def test_diverged_trial_is_said_and_keeps_its_checkpoint(tmp_path: Path) -> None:
