@@ -128,6 +128,7 @@ class Run:
         self.norms: list[float] = []
         self.speeds: list[float] = []
         self.seconds, self.resumes = 0.0, 0
+        self.checkpoints = checkpoint.Checkpoints(self.engine, store, study.name, name)
         found = checkpoint.restore(self.engine, store, study.name, name)
         if found is not None:
             self.losses, self.norms, self.speeds = found.losses, found.gradient_norms, found.tokens_per_second
@@ -158,21 +159,29 @@ class Run:
 
     def close(self) -> None:
         """Give the device's memory back: another trial follows in this process."""
+        self.checkpoints.close()
         self.passes.clear()
         self.engine.destroy()
-        del self.engine, self.model
+        del self.checkpoints, self.engine, self.model
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def train(self, on_step: OnStep) -> None:
-        """Run the steps that are left, checkpointing on the way.
+        """Run the steps that are left, checkpointing on the way; the last checkpoint is written when this ends.
 
         A step's figures are read when the next one is on its way: a GPU that waits for its host to look stands still.
         """
+        try:
+            self._train(on_step)
+        finally:
+            self.checkpoints.wait()
+
+    def _train(self, on_step: OnStep) -> None:
         self._read = time.perf_counter()
         pending: Figures | None = None
         for step in range(len(self.losses), self.training.steps):
+            self.checkpoints.check()
             figures = self.step(step)
             if pending is not None:
                 self._note(pending, on_step)
@@ -203,7 +212,7 @@ class Run:
 
     def _checkpoint(self, step: int) -> None:
         progress = checkpoint.Progress(step, self.losses, self.norms, self.speeds, self.seconds, self.resumes)
-        checkpoint.save(self.engine, self.store, self.study.name, self.name, progress)
+        self.checkpoints.save(progress)
         self._read = time.perf_counter()
 
     def step(self, step: int) -> Figures:
