@@ -75,6 +75,7 @@ class Progress:
     tokens_per_second: list[float]
     training_seconds: float
     resumes: int
+    halved_at: list[int]  # steps (from 0) from which on the learning rate was halved
 
 
 class Checkpoints:
@@ -91,7 +92,7 @@ class Checkpoints:
         self.wait()
         if self._group is None and dist.get_world_size() > 1:
             self._group = dist.new_group(backend="gloo", timeout=timedelta(days=1))  # uploads may take their time
-        step = f"{self._trial}-{progress.step:08d}"
+        step = _name(self._trial, progress.step)
         name = [self._store.attempt(TABLE, self._study, step).id if dist.get_rank() == 0 else ""]
         dist.broadcast_object_list(name, src=0)
         with tempfile.TemporaryDirectory(prefix="sharelm-checkpoint-") as folder:  # for DeepSpeed's scripts
@@ -169,6 +170,10 @@ def _put(attempt: Attempt, taken: dict[str, Any], progress: bytes) -> list[FileR
     return records
 
 
+def _name(trial: str, step: int) -> str:
+    return f"{trial}-{step:08d}"
+
+
 def _of(store: Store, study: str, trial: str) -> list[Manifest]:
     return [m for m in store.manifests(TABLE, study) if m.step.startswith(f"{trial}-")]
 
@@ -199,7 +204,8 @@ def restore(engine: Any, store: Store, study: str, trial: str) -> Progress | Non
     return Progress(**json.loads(store.read_bytes(manifest, PROGRESS)))
 
 
-def discard(store: Store, study: str, trial: str) -> None:
-    """Remove a finished trial's checkpoints: its weights are committed and nothing will resume it."""
+def discard(store: Store, study: str, trial: str, step: int | None = None) -> None:
+    """Remove a trial's checkpoints that nothing will resume: all of them, or the one after this training step."""
     for manifest in _of(store, study, trial):
-        store.remove(manifest)
+        if step is None or manifest.step == _name(trial, step):
+            store.remove(manifest)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +60,8 @@ def plain_losses() -> list[float]:
     return _plain(trials(study)[SHARED], study.training)
 
 
-def _plain(trial: Trial, training: Training) -> list[float]:
-    """The same trial in plain torch: no DeepSpeed, no Ray, one process."""
+def _plain(trial: Trial, training: Training, factors: Sequence[float] | None = None) -> list[float]:
+    """The same trial in plain torch: no DeepSpeed, no Ray, one process; rates times `factors`, one a step."""
     rows = RandomRows()
     model = Decoder(trial.arm.shape, trial.arm.sharing)
     model.initialise(trial.seed)
@@ -67,7 +69,7 @@ def _plain(trial: Trial, training: Training) -> list[float]:
     losses = []
     for step in range(training.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(training, step)
+            group["lr"] = learning_rate(training, step) * (factors[step] if factors else 1)
         batch = torch.from_numpy(rows.batch(step_rows(len(rows), 8, trial.seed, step)))
         logits = model(batch[:, :-1])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
@@ -214,15 +216,21 @@ def test_diverged_trial_is_said_and_keeps_its_checkpoint(tmp_path: Path) -> None
     assert len(store.manifests("checkpoints", "small")) == 1
 
 
-def _train_with_infinite_gradients(store: str, training: dict[str, object]) -> None:
+def _train_with_infinite_gradients(
+    store: str, training: dict[str, object], at: int | None = None, die_at: int | None = None
+) -> None:
+    """Every gradient of the embedding infinite, or only that of one of the passes of this process."""
     initialise = Decoder.initialise
+    passes = itertools.count(1)
 
     def planted(model: Decoder, seed: int) -> Decoder:
-        initialise(model, seed).embedding.register_hook(lambda gradient: gradient * float("inf"))
+        initialise(model, seed).embedding.register_hook(
+            lambda gradient: gradient * float("inf") if next(passes) == at or at is None else gradient
+        )
         return model
 
     Decoder.initialise = planted  # type: ignore[method-assign]  # in a process of its own
-    _train(store, training)
+    _train(store, training, die_at)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1])
@@ -233,6 +241,46 @@ def test_a_gradient_that_is_not_finite_is_said_at_its_step(zero_stage: int, tmp_
     assert np.isfinite(row["final_loss_nats"])
 
 
+HALVE: dict[str, object] = {"on_divergence": "halve_learning_rate"}
+
+
+def _halved(store: Path) -> tuple[object, ...]:
+    (row,) = open_store(str(store)).read("trials", "small").to_pylist()
+    return row["status"], row["steps"], row["learning_rate_halvings"], row["resumes"], row["nonfinite_steps"]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_a_run_goes_back_to_its_last_good_checkpoint_at_half_the_rate(zero_stage: int, tmp_path: Path) -> None:
+    """Bad in step 4, back to the checkpoint after step 2; the halving outlives a kill. Held against plain torch."""
+    training = {"zero_stage": zero_stage, **HALVE}
+    with pytest.raises(Exception, match="exit code 9"):
+        on_ranks(1, _train_with_infinite_gradients, str(tmp_path), training, 4, 5)
+    on_ranks(1, _train, str(tmp_path), training)
+    assert _halved(tmp_path) == ("done", 6, 1, 2, 0)
+    factors = [1.0, 1.0, 0.5, 0.5, 0.5, 0.5]
+    study = small_study(**training)
+    np.testing.assert_allclose(
+        _losses(tmp_path), _plain(trials(study)[SHARED], study.training, factors), rtol=0, atol=1e-5
+    )
+    rates = open_store(str(tmp_path)).read("steps", "small")["learning_rate"].to_pylist()
+    assert rates == [learning_rate(study.training, step) * factor for step, factor in enumerate(factors)]
+
+
+def test_a_checkpoint_right_before_a_bad_step_is_not_good(tmp_path: Path) -> None:
+    on_ranks(1, _train_with_infinite_gradients, str(tmp_path), HALVE, 3)
+    assert _halved(tmp_path) == ("done", 6, 1, 0, 0)
+    study = small_study()
+    expected = _plain(trials(study)[SHARED], study.training, [0.5] * 6)
+    np.testing.assert_allclose(_losses(tmp_path), expected, rtol=0, atol=1e-5)
+
+
+def test_a_run_that_stays_bad_is_halved_three_times(tmp_path: Path) -> None:
+    on_ranks(1, _train_with_infinite_gradients, str(tmp_path), HALVE)
+    assert _halved(tmp_path) == ("diverged", 1, 3, 0, 1)
+    (row,) = open_store(str(tmp_path)).read("trials", "small").to_pylist()
+    assert row["error"].endswith("than 0.01 may help (it was halved 3 times)")
+
+
 def test_what_names_a_trial() -> None:
     def name(**training: object) -> str:
         study = small_study(**training)
@@ -241,6 +289,7 @@ def test_what_names_a_trial() -> None:
     assert name() == name(workers=2, checkpoint_steps=5, sequences_per_pass=4)
     assert name() != name(learning_rate=2e-2)
     assert name() != name(zero_stage=2)
+    assert name() != name(**HALVE)
     study = small_study()
     steps = {trial_step(study, trial, data, CPU) for trial in trials(study) for data in ("data", "other")}
     assert len(steps) == 2 * len(trials(study))
