@@ -11,7 +11,6 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -91,7 +90,7 @@ class Checkpoints:
         """Copy the state to host memory and start to write it, once the last checkpoint is written; collective."""
         self.wait()
         if self._group is None and dist.get_world_size() > 1:
-            self._group = dist.new_group(backend="gloo", timeout=timedelta(days=1))  # uploads may take their time
+            self._group = dist.new_group(backend="gloo")  # with training's patience: a peer may have stalled
         step = _name(self._trial, progress.step)
         name = [self._store.attempt(TABLE, self._study, step).id if dist.get_rank() == 0 else ""]
         dist.broadcast_object_list(name, src=0)
@@ -182,10 +181,11 @@ def restore(engine: Any, store: Store, study: str, trial: str) -> Progress | Non
     """Load the newest checkpoint of this trial, or return None where there is none; every rank calls it.
 
     What the same number of workers wrote is restored to the bit; what another number wrote, exactly too, but its sums
-    go on in another order.
+    go on in another order. At ZeRO stage 3 what another number wrote is not read.
     """
+    world, any_number = dist.get_world_size(), engine.zero_optimization_stage() < 3
     found = _of(store, study, trial) if dist.get_rank() == 0 else []
-    choice = [max((m.step for m in found), default="")]
+    choice = [max((m.step for m in found if any_number or m.facts["world"] == world), default="")]
     dist.broadcast_object_list(choice, src=0)
     if not choice[0]:
         return None
@@ -198,7 +198,7 @@ def restore(engine: Any, store: Store, study: str, trial: str) -> Progress | Non
             if record.name != PROGRESS:
                 (target / record.name).symlink_to(store.fetch(manifest, record.name).resolve())
         writers = manifest.facts["world"]
-        if writers != dist.get_world_size() and engine.zero_optimization():
+        if writers != world and engine.zero_optimization():
             reshard(engine, target, writers, engine.checkpoint_engine.load)
         engine.load_checkpoint(folder, tag="state")
     return Progress(**json.loads(store.read_bytes(manifest, PROGRESS)))
