@@ -39,6 +39,7 @@ def _runs(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]
         found.append("Training was fast rather than repeatable: another run of the same study ends with other losses.")
     for row in (row for figures in summary.arms for row in figures.trials if row["status"] != "done"):
         found.append(f"Trial {row['trial']} {row['status']}: {row['error'] or 'no reason recorded'}.")
+    found += _halvings(summary)
     reasons = {item["trial"]: item.get("reason") for item in facts.get("missing") or []}
     for trial in dict.fromkeys([*summary.missing, *reasons]):
         found.append(f"Trial {trial} is missing: {reasons.get(trial) or 'it was not run to its end'}.")
@@ -46,6 +47,23 @@ def _runs(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]
         if figures.trials and not figures.losses:
             found.append(f"Arm {figures.arm.name} has no held-out loss.")
     return found
+
+
+def _halvings(summary: Summary) -> list[str]:
+    """Which trials did not learn with their arm's rate."""
+    halved = {
+        row["trial"]: row["learning_rate_halvings"]
+        for figures in summary.arms
+        for row in figures.trials
+        if row["learning_rate_halvings"]
+    }
+    if not halved:
+        return []
+    times = ", ".join(f"{trial} ({number} of at most 3)" for trial, number in halved.items())
+    return [
+        f"Trials met a loss or gradient that was not finite, went back and halved their learning rate: {times}. They "
+        "and what they are compared with are not matched in learning rate."
+    ]
 
 
 def _comparisons(study: Study, summary: Summary) -> list[str]:

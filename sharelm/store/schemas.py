@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PARTITIONS = {
     "study": "the study's name",
     "step": "digest of the spec of the step that wrote the row",
@@ -57,6 +57,7 @@ TABLES: dict[str, pa.Schema] = {
             _field("training_cost", pa.float64(), "training_seconds x workers at the study's price, its currency"),
             _field("currency", pa.string(), "ISO 4217 code of every cost"),
             _field("resumes", pa.int64(), "times training went on from a checkpoint"),
+            _field("learning_rate_halvings", pa.int64(), "times a step was not finite and the rate was halved"),
             _field("weights_bytes", pa.int64(), "bytes of the weights file"),
             _field("resolved_json", pa.string(), "every setting of this trial as resolved, DeepSpeed's included"),
         ]

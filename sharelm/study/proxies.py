@@ -18,7 +18,9 @@ def proxied(study: Study) -> Study:
     warmup = training.warmup_steps * steps // training.steps
     if training.warmup_steps:
         warmup = max(1, warmup)
-    short = training.model_copy(update={"tokens": tune.tokens, "warmup_steps": warmup, "tune": None})
+    short = training.model_copy(
+        update={"tokens": tune.tokens, "warmup_steps": warmup, "tune": None, "on_divergence": "stop"}
+    )
     return study.model_copy(update={"training": short})
 
 

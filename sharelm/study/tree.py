@@ -163,6 +163,7 @@ class Training(Node):
     activation_checkpointing: Literal["off", "non_reentrant", "reentrant"] = "off"
     sequences_per_pass: Positive | None = None  # a worker's sequences in one forward pass; all of its share if absent
     checkpoint_steps: Positive = 500
+    on_divergence: Literal["stop", "halve_learning_rate"] = "stop"  # what a loss or gradient that is not finite brings
     spike_factor: Annotated[float, Field(gt=1)] = 2.0  # a loss this many times the running median is a spike
     device: Literal["auto", "cpu", "gpu"] = "auto"
     workers: Positive = 1

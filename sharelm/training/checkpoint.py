@@ -1,29 +1,34 @@
 """Resumable checkpoints in the store: DeepSpeed's own files, one attempt, one manifest, read without pickle.
 
-A checkpoint is step `<trial digest>-<training step>` of the table `checkpoints`. Every rank puts the files that it
-wrote; rank 0 commits them all at once, so a reader sees a whole checkpoint or none. When a newer one is committed
-the older is removed.
+A checkpoint is step `<trial digest>-<training step>` of the table `checkpoints`. Training stands still only while its
+state is copied to host memory: a thread of every rank then puts the files of that rank, and rank 0's commits them
+all at once, so a reader sees a whole checkpoint or none. When a newer one is committed the older is removed.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from sharelm.store import Manifest, Store
+from sharelm.errors import StoreError
+from sharelm.store import Attempt, FileRecord, Manifest, Store
+from sharelm.training.reshard import reshard
 
 TABLE = "checkpoints"
 PROGRESS = "progress.json"
 
 
-def safe_checkpoint_engine() -> Any:
-    """DeepSpeed's torch checkpoint engine, except that loading runs no code: `weights_only=True`.
+def memory_checkpoint_engine() -> Any:
+    """A checkpoint engine for DeepSpeed that saves into host memory (`taken`) and loads without running code.
 
     DeepSpeed's files hold a few of its own plain classes, which are allowed by name.
     """
@@ -32,13 +37,31 @@ def safe_checkpoint_engine() -> Any:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    class SafeCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]
+    class MemoryCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.taken: dict[str, Any] = {}  # by name of the file
+
+        def save(self, state_dict: Any, path: str) -> None:
+            self.taken[Path(path).name] = _on_host(state_dict)
+
         def load(self, path: str, map_location: Any = None) -> Any:
             allowed = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
             with torch.serialization.safe_globals(allowed):
                 return torch.load(path, map_location=map_location, weights_only=True)
 
-    return SafeCheckpointEngine()
+    return MemoryCheckpointEngine()
+
+
+def _on_host(value: Any) -> Any:
+    """A copy in host memory of every tensor, and of what holds it."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _on_host(item) for key, item in value.items()}
+    if type(value) in (list, tuple):  # torch.Size stays
+        return type(value)(_on_host(item) for item in value)
+    return value
 
 
 @dataclass(frozen=True)
@@ -51,34 +74,103 @@ class Progress:
     tokens_per_second: list[float]
     training_seconds: float
     resumes: int
+    halved_at: list[int]  # steps (from 0) from which on the learning rate was halved
 
 
-def _all_records(mine: list[Any]) -> list[Any]:
-    gathered: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, mine)
-    return [record for records in gathered for record in records]
+class Checkpoints:
+    """The checkpoints of one trial, written beside its training, one at a time; every rank has one of these."""
 
+    def __init__(self, engine: Any, store: Store, study: str, trial: str) -> None:
+        self._engine, self._store, self._study, self._trial = engine, store, study, trial
+        self._group: Any = None  # of the threads: training's own group is busy with training
+        self._thread: Thread | None = None
+        self._error: Exception | None = None
 
-def save(engine: Any, store: Store, study: str, trial: str, progress: Progress) -> None:
-    """Commit a checkpoint of this trial; every rank calls it. Older ones are removed after the commit."""
-    rank, step = dist.get_rank(), f"{trial}-{progress.step:08d}"
-    name = [store.attempt(TABLE, study, step).id if rank == 0 else ""]
-    dist.broadcast_object_list(name, src=0)
-    attempt = store.attempt(TABLE, study, step, name[0])
-    with tempfile.TemporaryDirectory(prefix="sharelm-checkpoint-") as folder:
-        engine.save_checkpoint(folder, tag="state", save_latest=False)
-        files = sorted(path for path in Path(folder, "state").iterdir() if path.suffix == ".pt")
-        records = [attempt.put(path.name, path) for path in files]
-    if rank == 0:
-        records.append(attempt.put(PROGRESS, json.dumps(vars(progress)).encode()))
-    records = _all_records(records)
-    if rank == 0:
-        older = _of(store, study, trial)
+    def save(self, progress: Progress) -> None:
+        """Copy the state to host memory and start to write it, once the last checkpoint is written; collective."""
+        self.wait()
+        if self._group is None and dist.get_world_size() > 1:
+            self._group = dist.new_group(backend="gloo")  # with training's patience: a peer may have stalled
+        step = _name(self._trial, progress.step)
+        name = [self._store.attempt(TABLE, self._study, step).id if dist.get_rank() == 0 else ""]
+        dist.broadcast_object_list(name, src=0)
+        with tempfile.TemporaryDirectory(prefix="sharelm-checkpoint-") as folder:  # for DeepSpeed's scripts
+            self._engine.save_checkpoint(folder, tag="state", save_latest=False)
+        taken, self._engine.checkpoint_engine.taken = self._engine.checkpoint_engine.taken, {}
+        what = (self._store.attempt(TABLE, self._study, step, name[0]), taken, json.dumps(vars(progress)).encode())
+        self._thread = Thread(target=self._write, args=what, daemon=True, name=step)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what went wrong in writing, if anything has."""
+        if self._error is not None:
+            raise self._error
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is committed; raises what went wrong in writing it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def close(self) -> None:
+        """Give up the threads' group; nothing may be on its way."""
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
+            self._group = None
+
+    def _write(self, attempt: Attempt, taken: dict[str, Any], progress: bytes) -> None:
+        """In the thread. A rank that fails tells the others, so that none waits for it."""
+        try:
+            records = self._all(lambda: _put(attempt, taken, progress))
+            taken.clear()
+            self._all(lambda: self._commit(attempt, [record for part in records for record in part]))
+        except Exception as error:  # raised at training's next step
+            self._error = error
+
+    def _all(self, work: Callable[[], Any]) -> list[Any]:
+        """Do this rank's work; every rank's results, once all are done. Raises when one of them failed."""
+        result, failure, said = None, None, None
+        try:
+            result = work()
+        except Exception as error:
+            failure, said = error, f"{type(error).__name__}: {error}"
+        results: list[Any] = [(result, said)]
+        if self._group is not None:
+            results *= dist.get_world_size()
+            dist.all_gather_object(results, (result, said), group=self._group)
+        if failure is not None:
+            raise failure
+        for rank, (_, told) in enumerate(results):
+            if told is not None:
+                raise StoreError(f"worker {rank} could not write its part of a checkpoint: {told}")
+        return [result for result, _ in results]
+
+    def _commit(self, attempt: Attempt, records: list[FileRecord]) -> None:
+        if dist.get_rank() != 0:
+            return
+        older = [m for m in _of(self._store, self._study, self._trial) if m.step < attempt.step]
         attempt.commit(records, facts={"world": dist.get_world_size()})
         for manifest in older:
-            if manifest.step < step:
-                store.remove(manifest)
-    dist.barrier()
+            self._store.remove(manifest)
+
+
+def _put(attempt: Attempt, taken: dict[str, Any], progress: bytes) -> list[FileRecord]:
+    """Put this rank's files, and rank 0's note of how far training is."""
+    records = []
+    with tempfile.TemporaryDirectory(prefix="sharelm-checkpoint-") as folder:
+        for name, state in sorted(taken.items()):
+            path = Path(folder, name)
+            torch.save(state, path)
+            records.append(attempt.put(name, path))
+            path.unlink()
+    if dist.get_rank() == 0:
+        records.append(attempt.put(PROGRESS, progress))
+    return records
+
+
+def _name(trial: str, step: int) -> str:
+    return f"{trial}-{step:08d}"
 
 
 def _of(store: Store, study: str, trial: str) -> list[Manifest]:
@@ -86,14 +178,14 @@ def _of(store: Store, study: str, trial: str) -> list[Manifest]:
 
 
 def restore(engine: Any, store: Store, study: str, trial: str) -> Progress | None:
-    """Load the newest checkpoint of this trial that this number of workers wrote; every rank calls it.
+    """Load the newest checkpoint of this trial, or return None where there is none; every rank calls it.
 
-    Returns None where there is none. A checkpoint of another number of workers is not read: resuming from it
-    would not be exact.
+    What the same number of workers wrote is restored to the bit; what another number wrote, exactly too, but its sums
+    go on in another order. At ZeRO stage 3 what another number wrote is not read.
     """
-    world = dist.get_world_size()
-    usable = [m for m in _of(store, study, trial) if m.facts["world"] == world] if dist.get_rank() == 0 else []
-    choice = [max((m.step for m in usable), default="")]
+    world, any_number = dist.get_world_size(), engine.zero_optimization_stage() < 3
+    found = _of(store, study, trial) if dist.get_rank() == 0 else []
+    choice = [max((m.step for m in found if any_number or m.facts["world"] == world), default="")]
     dist.broadcast_object_list(choice, src=0)
     if not choice[0]:
         return None
@@ -105,11 +197,15 @@ def restore(engine: Any, store: Store, study: str, trial: str) -> Progress | Non
         for record in manifest.files:
             if record.name != PROGRESS:
                 (target / record.name).symlink_to(store.fetch(manifest, record.name).resolve())
+        writers = manifest.facts["world"]
+        if writers != world and engine.zero_optimization():
+            reshard(engine, target, writers, engine.checkpoint_engine.load)
         engine.load_checkpoint(folder, tag="state")
     return Progress(**json.loads(store.read_bytes(manifest, PROGRESS)))
 
 
-def discard(store: Store, study: str, trial: str) -> None:
-    """Remove a finished trial's checkpoints: its weights are committed and nothing will resume it."""
+def discard(store: Store, study: str, trial: str, step: int | None = None) -> None:
+    """Remove a trial's checkpoints that nothing will resume: all of them, or the one after this training step."""
     for manifest in _of(store, study, trial):
-        store.remove(manifest)
+        if step is None or manifest.step == _name(trial, step):
+            store.remove(manifest)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sharelm.model import Decoder
 from sharelm.study.tree import Training
-from sharelm.training.checkpoint import safe_checkpoint_engine
+from sharelm.training.checkpoint import memory_checkpoint_engine
 from sharelm.training.muon import MuonWithAdamW, block_matrices
 
 
@@ -104,7 +104,7 @@ def build_engine(model: Decoder, training: Training, config: dict[str, Any], dev
     deepspeed.init_distributed(dist_init_required=False)
     optimizer = build_optimizer(model, training, device)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
-    engine.checkpoint_engine = safe_checkpoint_engine()
+    engine.checkpoint_engine = memory_checkpoint_engine()
     if training.zero_stage == 0 and dist.get_world_size() == 1:
         engine.enable_backward_allreduce = False  # it would copy every gradient twice
     return engine

@@ -36,6 +36,7 @@ from sharelm.training.stability import stability
 
 MODELS = "models"
 WEIGHTS = "weights.safetensors"
+MOST_HALVINGS = 3
 if TYPE_CHECKING:
     from sharelm.data import Corpus, TokenRows
 
@@ -54,11 +55,16 @@ def train_trial(
     if committed(store, "trials", study.name, name):
         return
     run = Run(study, trial, corpus.training(trial.arm.shape.context), machine, store, name)
-    try:
-        run.train(on_step)
-        error = None
-    except DivergedError as diverged:
-        error = str(diverged)
+    done, error = False, None
+    while not done:
+        try:
+            run.train(on_step)
+            done = True
+        except DivergedError as diverged:
+            if run.training.on_divergence == "halve_learning_rate" and len(run.halved_at) < MOST_HALVINGS:
+                run = run.back_with_half_the_rate()
+            else:
+                done, error = True, str(diverged)
     if dist.get_rank() == 0:
         run.commit(error)
     run.close()
@@ -92,7 +98,16 @@ class Figures:
 class Run:
     """The state of one trial in one worker."""
 
-    def __init__(self, study: Study, trial: Trial, rows: TokenRows, machine: Machine, store: Store, name: str) -> None:
+    def __init__(
+        self,
+        study: Study,
+        trial: Trial,
+        rows: TokenRows,
+        machine: Machine,
+        store: Store,
+        name: str,
+        halved_at: list[int] | None = None,
+    ) -> None:
         self.study, self.trial, self.rows, self.machine, self.store, self.name = (
             study,
             trial,
@@ -127,11 +142,16 @@ class Run:
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.speeds: list[float] = []
-        self.seconds, self.resumes = 0.0, 0
+        self.seconds, self.resumes, self.halved_at = 0.0, 0, list(halved_at or [])
+        self.checkpoints = checkpoint.Checkpoints(self.engine, store, study.name, name)
         found = checkpoint.restore(self.engine, store, study.name, name)
         if found is not None:
             self.losses, self.norms, self.speeds = found.losses, found.gradient_norms, found.tokens_per_second
             self.seconds, self.resumes = found.training_seconds, found.resumes + 1
+        if halved_at is not None:
+            self.halved_at.append(len(self.losses))
+        elif found is not None:
+            self.halved_at = found.halved_at
 
     def _prepare(self) -> None:
         """Compile and load whatever a step needs, at every depth that it may have, before time is taken."""
@@ -158,21 +178,44 @@ class Run:
 
     def close(self) -> None:
         """Give the device's memory back: another trial follows in this process."""
+        self.checkpoints.close()
         self.passes.clear()
         self.engine.destroy()
-        del self.engine, self.model
+        del self.checkpoints, self.engine, self.model
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def back_with_half_the_rate(self) -> Run:
+        """A run in place of this one that diverged: from its last good checkpoint or the start, at half the rate.
+
+        What the checkpoint right before the bad step holds is bad already: at any rate the step would be the same.
+        """
+        if dist.get_rank() == 0:
+            checkpoint.discard(self.store, self.study.name, self.name, step=len(self.losses) - 1)
+        self.close()
+        dist.barrier()
+        return Run(self.study, self.trial, self.rows, self.machine, self.store, self.name, self.halved_at)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step (from 0)."""
+        return learning_rate(self.training, step) * 0.5 ** sum(step >= start for start in self.halved_at)
+
     def train(self, on_step: OnStep) -> None:
-        """Run the steps that are left, checkpointing on the way.
+        """Run the steps that are left, checkpointing on the way; the last checkpoint is written when this ends.
 
         A step's figures are read when the next one is on its way: a GPU that waits for its host to look stands still.
         """
+        try:
+            self._train(on_step)
+        finally:
+            self.checkpoints.wait()
+
+    def _train(self, on_step: OnStep) -> None:
         self._read = time.perf_counter()
         pending: Figures | None = None
         for step in range(len(self.losses), self.training.steps):
+            self.checkpoints.check()
             figures = self.step(step)
             if pending is not None:
                 self._note(pending, on_step)
@@ -199,16 +242,17 @@ class Run:
             raise DivergedError(
                 f"{self.trial.name} diverged at step {step}: loss {loss}, gradient norm {norm}; "
                 f"a lower training.learning_rate than {self.training.learning_rate} may help"
+                + (f" (it was halved {len(self.halved_at)} times)" if self.halved_at else "")
             )
 
     def _checkpoint(self, step: int) -> None:
-        progress = checkpoint.Progress(step, self.losses, self.norms, self.speeds, self.seconds, self.resumes)
-        checkpoint.save(self.engine, self.store, self.study.name, self.name, progress)
+        figures = self.losses, self.norms, self.speeds, self.seconds
+        self.checkpoints.save(checkpoint.Progress(step, *figures, self.resumes, self.halved_at))
         self._read = time.perf_counter()
 
     def step(self, step: int) -> Figures:
         """One optimizer step; its figures are still to be read."""
-        set_learning_rate(self.engine, learning_rate(self.training, step))
+        set_learning_rate(self.engine, self.rate(step))
         self.model.looping = step >= round(self.trial.arm.sharing.late * self.training.steps)
         sequences = self.training.tokens_per_step // self.trial.arm.shape.context
         world = dist.get_world_size()
@@ -255,7 +299,7 @@ class Run:
             "training_step": list(range(1, count + 1)),
             "tokens": [self.training.tokens_per_step * i for i in range(1, count + 1)],
             "loss_nats": self.losses,
-            "learning_rate": [learning_rate(self.training, i) for i in range(count)],
+            "learning_rate": [self.rate(i) for i in range(count)],
             "gradient_norm": self.norms,
             "tokens_per_second": self.speeds,
         }
@@ -304,6 +348,7 @@ class Run:
             "training_cost": self.seconds / 3600 * world * self.study.cost.price_per_hour,
             "currency": self.study.cost.currency,
             "resumes": self.resumes,
+            "learning_rate_halvings": len(self.halved_at),
             "weights_bytes": weights_bytes,
             "resolved_json": json.dumps(self._resolved(), sort_keys=True),
         }

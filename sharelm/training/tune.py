@@ -49,4 +49,5 @@ def train_proxy(
         }
         store.commit(PROXIES, study.name, name, {}, facts=facts)
         checkpoint.discard(store, study.name, name)
+    run.close()
     dist.barrier()

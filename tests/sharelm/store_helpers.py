@@ -12,6 +12,7 @@ def rows_of(table, count, start=0):
         pa.float64(): lambda i: i / 8,
         pa.int64(): lambda i: i,
         pa.int32(): lambda i: i,
+        pa.bool_(): lambda i: i % 2 == 1,
         pa.list_(pa.int32()): lambda i: [i, i + 1],
         pa.list_(pa.string()): lambda i: [f"text {i}", "other"],
     }

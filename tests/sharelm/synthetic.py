@@ -80,6 +80,7 @@ def _trial(study: Study, trial: Trial, error: str | None) -> dict[str, Any]:
         "training_cost": seconds / 3600 * study.cost.price_per_hour,
         "currency": study.cost.currency,
         "resumes": 0,
+        "learning_rate_halvings": 0,
         "weights_bytes": None if error else 4 * size.stored_parameters,
         "resolved_json": json.dumps(_resolved(study, trial)),
     }

@@ -152,6 +152,14 @@ def test_trials_that_took_longer_than_the_speeds_promised_are_told():
     assert told.endswith("off by 20 %.")
 
 
+def test_trials_that_halved_their_rate_are_told():
+    told = [s for s in not_shown(changed("trials", "cycle", learning_rate_halvings=2)) if "halved their" in s]
+    seeds = STUDY.study.seeds
+    assert [f"cycle.s{seed} (2 of at most 3)" in told[0] for seed in seeds] == [True] * len(seeds)
+    assert told[0].endswith("They and what they are compared with are not matched in learning rate.")
+    assert not [s for s in not_shown() if "halved their" in s]
+
+
 def test_what_a_loop_is_worth_stands_on_the_page():
     rows = {(row["variant"], row["quantity"]): row for row in TABLES["sharing_worth"].to_pylist()}
     done = report()

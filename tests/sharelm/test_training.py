@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from sharelm.model import Decoder
 from sharelm.steps import Machine, trial_step
@@ -22,7 +26,7 @@ from sharelm.training.engine import build_optimizer
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
 from sharelm.training.stability import stability
-from sharelm.training.trial import train_trial
+from sharelm.training.trial import WEIGHTS, Figures, Run, train_trial
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.small import TREE, RandomCorpus, RandomRows, small_study
 
@@ -39,6 +43,8 @@ def _train(store: str, training: dict[str, object], die_at: int | None = None) -
 
     def on_step(trial: str, step: int, *_: float) -> None:
         if step == die_at:
+            while [m.step[-1] for m in open_store(store).manifests("checkpoints", "small")] != [str(step - 1)]:
+                time.sleep(0.01)  # it is written beside training
             os._exit(9)
 
     train_trial(study, trials(study)[SHARED], RandomCorpus(), "data", CPU, open_store(store), on_step)
@@ -54,8 +60,8 @@ def plain_losses() -> list[float]:
     return _plain(trials(study)[SHARED], study.training)
 
 
-def _plain(trial: Trial, training: Training) -> list[float]:
-    """The same trial in plain torch: no DeepSpeed, no Ray, one process."""
+def _plain(trial: Trial, training: Training, factors: Sequence[float] | None = None) -> list[float]:
+    """The same trial in plain torch: no DeepSpeed, no Ray, one process; rates times `factors`, one a step."""
     rows = RandomRows()
     model = Decoder(trial.arm.shape, trial.arm.sharing)
     model.initialise(trial.seed)
@@ -64,7 +70,7 @@ def _plain(trial: Trial, training: Training) -> list[float]:
     for step in range(training.steps):
         model.looping = step >= round(trial.arm.sharing.late * training.steps)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(training, step)
+            group["lr"] = learning_rate(training, step) * (factors[step] if factors else 1)
         batch = torch.from_numpy(rows.batch(step_rows(len(rows), 8, trial.seed, step)))
         logits = model(batch[:, :-1])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
@@ -153,6 +159,52 @@ def test_killed_trials_resume_to_the_same_bits(tmp_path: Path) -> None:
     assert _losses(tmp_path / "whole" / "masked") != _losses(tmp_path / "whole" / "stage1")
 
 
+STAGES: dict[str, dict[str, object]] = {f"stage{stage}": {"zero_stage": stage} for stage in (0, 1, 2)}
+
+
+def _train_and_stop(folder: str) -> None:
+    """Every stage twice: to its end, and until all workers are stopped in the fifth step."""
+    _train_several(f"{folder}/whole", STAGES)
+    step = Run.step
+
+    def stopping(run: Run, number: int) -> Figures:
+        if number == 4:
+            raise InterruptedError
+        return step(run, number)
+
+    Run.step = stopping  # type: ignore[method-assign]  # in a process of its own
+    for name, training in STAGES.items():
+        with pytest.raises(InterruptedError):
+            _train(f"{folder}/killed/{name}", training)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_stopped_trial_goes_on_with_another_number_of_workers(tmp_path: Path, before: int, after: int) -> None:
+    """Held against a run that nothing disturbed."""
+    on_ranks(before, _train_and_stop, str(tmp_path))
+    for name in STAGES:
+        stopped = open_store(str(tmp_path / "killed" / name))
+        assert [(m.step[-1], m.facts["world"]) for m in stopped.manifests("checkpoints", "small")] == [("4", before)]
+    on_ranks(after, _train_several, str(tmp_path / "killed"), STAGES)
+    for name in STAGES:
+        resumed = open_store(str(tmp_path / "killed" / name))
+        np.testing.assert_allclose(
+            _losses(tmp_path / "killed" / name), _losses(tmp_path / "whole" / name), rtol=0, atol=1e-6, err_msg=name
+        )
+        row = resumed.read("trials", "small").to_pylist()[0]
+        assert (row["resumes"], row["workers"]) == (1, after)
+        np.testing.assert_allclose(
+            *(_weights(tmp_path / how / name) for how in ("killed", "whole")), rtol=0, atol=1e-6, err_msg=name
+        )
+
+
+def _weights(store: Path) -> np.ndarray:
+    opened = open_store(str(store))
+    (manifest,) = opened.manifests("models", "small")
+    tensors = load_file(opened.fetch(manifest, WEIGHTS))
+    return np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
+
+
 def test_diverged_trial_is_said_and_keeps_its_checkpoint(tmp_path: Path) -> None:
     on_ranks(1, _train, str(tmp_path), {"learning_rate": 1e30, "gradient_clip": 0.0, "checkpoint_steps": 1})
     store = open_store(str(tmp_path))
@@ -165,15 +217,21 @@ def test_diverged_trial_is_said_and_keeps_its_checkpoint(tmp_path: Path) -> None
     assert len(store.manifests("checkpoints", "small")) == 1
 
 
-def _train_with_infinite_gradients(store: str, training: dict[str, object]) -> None:
+def _train_with_infinite_gradients(
+    store: str, training: dict[str, object], at: int | None = None, die_at: int | None = None
+) -> None:
+    """Every gradient of the embedding infinite, or only that of one of the passes of this process."""
     initialise = Decoder.initialise
+    passes = itertools.count(1)
 
     def planted(model: Decoder, seed: int) -> Decoder:
-        initialise(model, seed).embedding.register_hook(lambda gradient: gradient * float("inf"))
+        initialise(model, seed).embedding.register_hook(
+            lambda gradient: gradient * float("inf") if next(passes) == at or at is None else gradient
+        )
         return model
 
     Decoder.initialise = planted  # type: ignore[method-assign]  # in a process of its own
-    _train(store, training)
+    _train(store, training, die_at)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1])
@@ -184,6 +242,46 @@ def test_a_gradient_that_is_not_finite_is_said_at_its_step(zero_stage: int, tmp_
     assert np.isfinite(row["final_loss_nats"])
 
 
+HALVE: dict[str, object] = {"on_divergence": "halve_learning_rate"}
+
+
+def _halved(store: Path) -> tuple[object, ...]:
+    (row,) = open_store(str(store)).read("trials", "small").to_pylist()
+    return row["status"], row["steps"], row["learning_rate_halvings"], row["resumes"], row["nonfinite_steps"]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_a_run_goes_back_to_its_last_good_checkpoint_at_half_the_rate(zero_stage: int, tmp_path: Path) -> None:
+    """Bad in step 4, back to the checkpoint after step 2; the halving outlives a kill. Held against plain torch."""
+    training = {"zero_stage": zero_stage, **HALVE}
+    with pytest.raises(Exception, match="exit code 9"):
+        on_ranks(1, _train_with_infinite_gradients, str(tmp_path), training, 4, 5)
+    on_ranks(1, _train, str(tmp_path), training)
+    assert _halved(tmp_path) == ("done", 6, 1, 2, 0)
+    factors = [1.0, 1.0, 0.5, 0.5, 0.5, 0.5]
+    study = small_study(**training)
+    np.testing.assert_allclose(
+        _losses(tmp_path), _plain(trials(study)[SHARED], study.training, factors), rtol=0, atol=1e-5
+    )
+    rates = open_store(str(tmp_path)).read("steps", "small")["learning_rate"].to_pylist()
+    assert rates == [learning_rate(study.training, step) * factor for step, factor in enumerate(factors)]
+
+
+def test_a_checkpoint_right_before_a_bad_step_is_not_good(tmp_path: Path) -> None:
+    on_ranks(1, _train_with_infinite_gradients, str(tmp_path), HALVE, 3)
+    assert _halved(tmp_path) == ("done", 6, 1, 0, 0)
+    study = small_study()
+    expected = _plain(trials(study)[SHARED], study.training, [0.5] * 6)
+    np.testing.assert_allclose(_losses(tmp_path), expected, rtol=0, atol=1e-5)
+
+
+def test_a_run_that_stays_bad_is_halved_three_times(tmp_path: Path) -> None:
+    on_ranks(1, _train_with_infinite_gradients, str(tmp_path), HALVE)
+    assert _halved(tmp_path) == ("diverged", 1, 3, 0, 1)
+    (row,) = open_store(str(tmp_path)).read("trials", "small").to_pylist()
+    assert row["error"].endswith("than 0.01 may help (it was halved 3 times)")
+
+
 def test_what_names_a_trial() -> None:
     def name(**training: object) -> str:
         study = small_study(**training)
@@ -192,6 +290,7 @@ def test_what_names_a_trial() -> None:
     assert name() == name(workers=2, checkpoint_steps=5, sequences_per_pass=4)
     assert name() != name(learning_rate=2e-2)
     assert name() != name(zero_stage=2)
+    assert name() != name(**HALVE)
     study = small_study()
     steps = {trial_step(study, trial, data, CPU) for trial in trials(study) for data in ("data", "other")}
     assert len(steps) == 2 * len(trials(study))
