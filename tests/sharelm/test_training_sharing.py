@@ -160,6 +160,8 @@ def weigh(folder):
         padding = 12 * 2 * 2 * world  # two groups, each to a multiple of twice the workers
         assert expected.optimizer_bytes(stage, world) <= held <= expected.optimizer_bytes(stage, world) + padding
         engine.save_checkpoint(f"{folder}/{precision}{stage}", tag="state", save_latest=False)
+        for name, state in engine.checkpoint_engine.taken.items():
+            torch.save(state, Path(folder, f"{precision}{stage}", "state", name))
         dist.barrier()
         if rank == 0:
             written = sum(path.stat().st_size for path in Path(folder, f"{precision}{stage}", "state").iterdir())
