@@ -75,10 +75,9 @@ class Footprint:
     def checkpoint_bytes(self, stage: int, bytes_per_element: int) -> int:
         """Bytes of a resumable checkpoint, all workers' parts together, at this ZeRO stage and precision.
 
-        Stage 0 writes fp32 weights and AdamW's two fp32 moments. From stage 1 on the weights as trained are written
-        too, beside the fp32 ones.
+        fp32 weights and AdamW's two fp32 moments; at stages 1 and 2 the weights as trained beside them.
         """
-        return self.stored_parameters * (12 if stage == 0 else 12 + bytes_per_element)
+        return self.stored_parameters * (12 + bytes_per_element if stage in (1, 2) else 12)
 
     def optimizer_bytes(self, stage: int, workers: int) -> int:
         """Bytes of optimizer state that one worker holds: AdamW's moments, from stage 1 on of its part and with fp32

@@ -183,11 +183,6 @@ class Training(Node):
             raise ValueError(f"tokens = {self.tokens} is not a multiple of tokens_per_step = {self.tokens_per_step}")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps} but there are only {self.steps} steps")
-        if self.zero_stage == 3:
-            raise ValueError(
-                "zero_stage = 3 silently re-applies stale gradients to a parameter that a step does not use; "
-                "use 0, 1 or 2"
-            )
         if self.activation_checkpointing == "reentrant":
             raise ValueError(
                 "activation_checkpointing = 'reentrant' crashes DeepSpeed when one block is used several times; "

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sharelm.errors import ShareLMError
 from sharelm.model import Decoder
 from sharelm.study.tree import Training
 from sharelm.training.checkpoint import safe_checkpoint_engine
+
+_NO_LIMIT = 10**15
 
 
 def load_deepspeed(device: torch.device) -> Any:
@@ -59,6 +64,11 @@ def deepspeed_config(training: Training, context: int, world: int, precision: st
             "overlap_comm": False,
             "contiguous_gradients": True,
             "reduce_scatter": True,
+            # stage 3: every weight is scattered, and the whole model gathered once for a pass
+            "stage3_param_persistence_threshold": 0,
+            "stage3_prefetch_bucket_size": 0,
+            "stage3_max_live_parameters": _NO_LIMIT,
+            "stage3_max_reuse_distance": _NO_LIMIT,
         },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -90,11 +100,46 @@ def build_engine(model: Decoder, training: Training, config: dict[str, Any], dev
     deepspeed = load_deepspeed(device)
     deepspeed.init_distributed(dist_init_required=False)
     optimizer = build_optimizer(model, training, device)
+    if training.zero_stage == 3:
+        # The decoder reads its blocks' weights without calling them, so that their own hooks gather nothing.
+        for parameter in model.parameters():
+            deepspeed.zero.register_external_parameter(model, parameter)
+        _watch(model)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     engine.checkpoint_engine = safe_checkpoint_engine()
     if training.zero_stage == 0 and dist.get_world_size() == 1:
         engine.enable_backward_allreduce = False  # it would copy every gradient twice
     return engine
+
+
+def _watch(model: Decoder) -> None:
+    """Note which parameters a step's gradients are of."""
+    unused = {name for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.register_hook(lambda _, name=name: unused.discard(name))
+    vars(model)["unused"] = unused
+
+
+def _all_used(model: Decoder) -> None:
+    """Raise where a step used a parameter not at all: ZeRO-3 would silently apply an earlier gradient to it again."""
+    if model.unused:
+        raise ShareLMError(
+            f"ZeRO stage 3 would apply an old gradient to {min(model.unused)}, which this step does not use; "
+            "set training.zero_stage to 0, 1 or 2"
+        )
+    model.unused.update(name for name, _ in model.named_parameters())
+
+
+@contextmanager
+def gathered(model: Decoder, training: Training) -> Iterator[None]:
+    """Every rank has the whole weights inside, to read; every rank enters."""
+    if training.zero_stage < 3:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        yield
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
@@ -115,6 +160,8 @@ def take_step(engine: Any, training: Training) -> Tensor:
             torch.nn.utils.clip_grads_with_norm_(parameters, training.gradient_clip, norm, foreach=True)
         engine.step()
         return norm
+    if training.zero_stage == 3:
+        _all_used(engine.module)
     engine.step()
     known = float(engine.get_global_grad_norm())
     return torch.tensor(known if known >= 0 else float("nan"))

@@ -27,7 +27,14 @@ from sharelm.store import Store
 from sharelm.store.schemas import TABLES
 from sharelm.study import Study, Trial
 from sharelm.training import checkpoint, soft
-from sharelm.training.engine import build_engine, deepspeed_config, repeat_to_the_bit, set_learning_rate, take_step
+from sharelm.training.engine import (
+    build_engine,
+    deepspeed_config,
+    gathered,
+    repeat_to_the_bit,
+    set_learning_rate,
+    take_step,
+)
 from sharelm.training.graph import GraphedPass, backward_is_done
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
@@ -59,8 +66,9 @@ def train_trial(
         error = None
     except DivergedError as diverged:
         error = str(diverged)
-    if dist.get_rank() == 0:
-        run.commit(error)
+    with gathered(run.model, run.training):
+        if dist.get_rank() == 0:
+            run.commit(error)
     run.close()
     dist.barrier()
 
@@ -122,8 +130,9 @@ class Run:
         self.passes: dict[bool, GraphedPass] = {}  # by whether loops are on
         if machine.device == "cuda":
             repeat_to_the_bit()
-            self.model.compile_depths()
-            self._prepare()
+            if self.training.zero_stage < 3:  # its hooks and torch.compile do not go together
+                self.model.compile_depths()
+                self._prepare()
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.speeds: list[float] = []

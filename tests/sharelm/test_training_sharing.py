@@ -1,4 +1,4 @@
-"""Every scheme and some compositions at ZeRO 0, 1 and 2 on two workers, against plain torch under SGD.
+"""Every scheme and some compositions at ZeRO 0 to 3 on two workers, against plain torch under SGD.
 
 SGD, since Adam hides a wrong gradient scale.
 """
@@ -92,7 +92,7 @@ def compare():
         rule = ("sum", "mean", "root")[number % 3]
         expected = plain(sharing, rule)
         assert expected[-1] < expected[0]
-        for stage in (0, 1, 2):
+        for stage in (0, 1, 2, 3):
             found = sharded(sharing, rule, stage, recompute=(number + stage) % 2 == 0)
             np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=f"{name} at ZeRO {stage}")
 
@@ -145,6 +145,8 @@ def weigh(folder):
         ("bf16", 0, 2),
         ("bf16", 1, 2),
         ("bf16", 2, 2),
+        ("fp32", 3, 4),
+        ("bf16", 3, 2),
     ):
         training = small_study(zero_stage=stage).training.model_copy(update={"tokens_per_step": 2 * shape.context})
         config = engines.deepspeed_config(training, shape.context, world, precision)
@@ -155,7 +157,9 @@ def weigh(folder):
         engines.take_step(engine, training)
         optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
         held = sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.dim())
-        if stage:
+        if stage == 3:
+            held += sum(part.nbytes for part in engine.optimizer.fp32_partitioned_groups_flat)
+        elif stage:
             held += sum(p.nbytes for group in optimizer.param_groups for p in group["params"])
         padding = 12 * 2 * 2 * world  # two groups, each to a multiple of twice the workers
         assert expected.optimizer_bytes(stage, world) <= held <= expected.optimizer_bytes(stage, world) + padding
