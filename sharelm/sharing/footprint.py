@@ -79,6 +79,15 @@ class Footprint:
         """
         return self.stored_parameters * (12 + bytes_per_element if stage in (1, 2) else 12)
 
+    def sent_bytes_per_step(self, stage: int, passes: int, bytes_per_element: int) -> int:
+        """Bytes that a worker hands to collectives in a step of so many passes: every stored parameter once.
+
+        Gradients go in fp32, once a step at stages 0 and 1 and once a pass from stage 2 on; weights as trained are
+        gathered once a step at stages 1 and 2 and once a pass at stage 3 (padding and norms left out).
+        """
+        gradients, weights = {0: (1, 0), 1: (1, 1), 2: (passes, 1), 3: (passes, passes)}[stage]
+        return self.stored_parameters * (4 * gradients + bytes_per_element * weights)
+
     def optimizer_bytes(self, stage: int, workers: int) -> int:
         """Bytes of optimizer state that one worker holds: AdamW's moments, from stage 1 on of its part and with fp32
         weights of it (padding left out)."""

@@ -165,12 +165,23 @@ class Training(Node):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     workers: Positive = 1
     cpus_per_worker: Positive | None = None  # all of a node's share if absent
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"  # auto: the least that fits, known once a study runs
     trials_per_group: Positive = 16  # small trials one worker group trains, one after another
     placement: Literal["pack", "spread"] = "pack"  # of a group's workers: on few nodes, or on many
     max_failures: Annotated[int, Field(ge=0)] = 3
     stall_timeout_s: Positive = 600  # a worker that keeps the others waiting for longer fails its group
     tune: Tune | None = None  # every arm learns with learning_rate if absent
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage of a study that runs."""
+        assert self.zero_stage != "auto", "the driver decides"
+        return self.zero_stage
+
+    def passes(self, context: int) -> int:
+        """A worker's forward passes in one step."""
+        sequences = self.tokens_per_step // context // self.workers
+        return sequences // (self.sequences_per_pass or sequences)
 
     @property
     def steps(self) -> int:
@@ -346,6 +357,10 @@ class Study(Node):
         known = self.model_copy()
         known._tunings = dict(tunings)
         return known
+
+    def staged(self, stage: int) -> Study:
+        """The same study, its ZeRO stage decided."""
+        return self.model_copy(update={"training": self.training.model_copy(update={"zero_stage": stage})})
 
     @property
     def name(self) -> str:

@@ -121,7 +121,7 @@ class Run:
             activation_checkpointing=self.training.activation_checkpointing == "non_reentrant",
             dropout=self.training.dropout,
             stochastic_depth=self.training.stochastic_depth,
-            compute_dtype=PRECISIONS[machine.precision] if self.training.zero_stage == 0 else None,
+            compute_dtype=PRECISIONS[machine.precision] if self.training.stage == 0 else None,
         )
         model.initialise(trial.seed)
         scale_gradients(model, self.training.gradient_scale)
@@ -130,7 +130,7 @@ class Run:
         self.passes: dict[bool, GraphedPass] = {}  # by whether loops are on
         if machine.device == "cuda":
             repeat_to_the_bit()
-            if self.training.zero_stage < 3:  # its hooks and torch.compile do not go together
+            if self.training.stage < 3:  # its hooks and torch.compile do not go together
                 self.model.compile_depths()
                 self._prepare()
         self.losses: list[float] = []
@@ -150,7 +150,7 @@ class Run:
         draws = self.training.dropout and self.training.activation_checkpointing != "off"  # no graph sets random states
         for looping in sorted({self.trial.arm.sharing.late == 0, True}):
             self.model.looping = looping
-            if self.training.zero_stage == 0 and not draws:
+            if self.training.stage == 0 and not draws:
                 pool = next((graph.pool for graph in self.passes.values()), None)
                 scale = 1 / self.config["gradient_accumulation_steps"]
                 graph = GraphedPass(partial(self._loss, self.model), parameters, batch, scale, pool)

@@ -193,7 +193,7 @@ def test_unreadable_files_are_one_sentence(tmp_path):
 def test_the_tree_of_a_study_is_the_study():
     study = load_study(QUICKSTART)
     assert study_from_tree(study.tree(), "again") == study
-    assert study.tree()["training"]["zero_stage"] == 0  # a default, filled in
+    assert study.tree()["training"]["zero_stage"] == "auto"  # a default, filled in
 
 
 def test_arms_trials_and_twins_of_the_quickstart():

@@ -119,16 +119,9 @@ def _train_at_stages(folder: str) -> None:
 
 
 def _late_study(**training: object) -> Study:
-    variant = {
-        "name": "late",
-        "scheme": "late_loop",
-        "first": 1,
-        "last": 1,
-        "norms": "per_depth",
-        "injection": "linear",
-    }
+    late = {"name": "late", "scheme": "late_loop", "first": 1, "last": 1, "norms": "per_depth", "injection": "linear"}
     return study_from_tree(
-        {**TREE, "variant": [variant], "training": {**TREE["training"], "workers": 2, **training}}, "small.toml"
+        {**TREE, "variant": [late], "training": {**TREE["training"], "workers": 2, **training}}, "small.toml"
     )
 
 
