@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import asdict
 from typing import Any
 
 from cluster.show import bytes_text, columns, seconds_text
 from sharelm.sharing.drawing import degrees, draw
-from sharelm.study import Arm, Study, arms, comparisons, proxied, proxies, timed_pairs, trials
+from sharelm.study import Arm, Study, arms, comparisons, models, proxied, proxies, timed_pairs, trials
+from sharelm.study.memory import SHARE, needs
 
 ARM_COLUMNS = ("arm", "role", "blocks read", "ff width", "stored", "materialised", "checkpoint", "KV bytes/token")
 _ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
@@ -23,6 +25,8 @@ def _precisions(study: Study) -> list[str]:
 
 def _arm(study: Study, arm: Arm) -> dict[str, Any]:
     context, cost, figures = study.model.context, study.cost, arm.footprint
+    stage = 0 if study.training.zero_stage == "auto" else study.training.zero_stage
+    muon = study.training.optimizer == "muon"
     seconds = arm.training_flops / (cost.assumed_tflops * 1e12)
     return {
         "arm": arm.name,
@@ -44,14 +48,27 @@ def _arm(study: Study, arm: Arm) -> dict[str, Any]:
         "weight_bytes_read_per_decoded_token": {
             p: figures.weight_bytes_read_per_decoded_token(_ELEMENT_BYTES[p]) for p in _precisions(study)
         },
-        "checkpoint_bytes": {
-            p: figures.checkpoint_bytes(study.training.zero_stage, _ELEMENT_BYTES[p]) for p in _precisions(study)
+        "checkpoint_bytes": {p: figures.checkpoint_bytes(stage, _ELEMENT_BYTES[p], muon) for p in _precisions(study)},
+        "sent_bytes_per_step": {
+            p: figures.sent_bytes_per_step(stage, arm.training(study.training).passes(context), _ELEMENT_BYTES[p])
+            for p in _precisions(study)
         },
-        "optimizer_bytes_per_worker": figures.optimizer_bytes(study.training.zero_stage, study.training.workers),
+        "optimizer_bytes_per_worker": figures.optimizer_bytes(stage, study.training.workers, muon),
         "training_tokens": arm.tokens,
         "training_steps": arm.training(study.training).steps,
         "estimated_training_hours": seconds / study.training.workers / 3600,
         "estimated_training_cost": seconds / 3600 * cost.price_per_hour,
+    }
+
+
+def _memory(study: Study) -> dict[str, list[dict[str, Any]]]:
+    """By precision, at every ZeRO stage: the arm that needs most memory in a worker, its bytes, and their parts."""
+    return {
+        precision: [
+            {"stage": need.stage, "arm": need.arm, "bytes": need.parts.total, **asdict(need.parts)}
+            for need in needs(models(study), study.training, precision)
+        ]
+        for precision in _precisions(study)
     }
 
 
@@ -80,7 +97,8 @@ def plan_study(study: Study) -> dict[str, Any]:
     """The plan as plain values. FLOPs of prefill and decode are per token at the model's whole context.
 
     Hours are wall time of the training alone: training FLOPs x tokens over workers x cost.assumed_tflops; money is
-    those hours of every worker at cost.price_per_hour. The total counts the proxies of `tuning` as well.
+    those hours of every worker at cost.price_per_hour. Where the ZeRO stage is "auto" checkpoints, optimizers and
+    what is sent are those of stage 0. The total counts the proxies of `tuning` as well.
     """
     planned = {arm.name: _arm(study, arm) for arm in arms(study)}
     runs, tuning = trials(study), _tuning(study)
@@ -108,6 +126,7 @@ def plan_study(study: Study) -> dict[str, Any]:
         "measured_when_it_runs": [
             {"variant": variant.name, "axis": "time", "like": twin.name} for variant, twin in timed_pairs(study)
         ],
+        "memory": _memory(study),
         "tuning": tuning,
         "total": {
             "trials": len(runs),
@@ -147,6 +166,18 @@ def _schedules(arm: dict[str, Any]) -> str:
 def drawings(plan: dict[str, Any]) -> str:
     """Which depth of each arm reads which block."""
     return "\n\n".join(f"{arm['arm']}\n\n{textwrap.indent(arm['drawing'], '    ')}" for arm in plan["arms"])
+
+
+def _memory_text(plan: dict[str, Any]) -> str:
+    rows = [
+        (need["stage"], need["arm"], precision, bytes_text(need["bytes"]))
+        for precision, stages in plan["memory"].items()
+        for need in stages
+    ]
+    table = columns(rows, ("ZeRO stage", "largest arm", "precision", "a worker holds"))
+    stage = plan["shared"]["training"]["zero_stage"]
+    taken = f"the least stage that fits {SHARE:.0%} of a worker's memory" if stage == "auto" else f"stage {stage}"
+    return f"{table}\nIt takes {taken}, for all arms."
 
 
 def _tuning_text(plan: dict[str, Any]) -> str:
@@ -224,6 +255,7 @@ def plan_text(plan: dict[str, Any]) -> str:
             "\n".join(
                 [columns(pair_rows, ("variant", "equal on", "meets twin", "target", "reached", "error")), *measured]
             ),
+            _memory_text(plan),
             _tuning_text(plan),
             "Every arm shares:\n" + "\n".join(shared),
             f"Estimate: {seconds_text(total['estimated_training_hours'] * 3600)} of training for all trials"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -115,9 +117,24 @@ def _device_names(use_gpu: bool) -> list[str]:
     return [f"{name} ({os.cpu_count()} CPUs)"]
 
 
-def _look(use_gpu: bool, store: str, study: str, data: str) -> tuple[list[str], bool]:
-    """Runs on a node: the names of its devices, and whether it sees the data that the driver committed."""
-    return _device_names(use_gpu), open_store(store).find("data", study, data) is not None
+def _memory(use_gpu: bool) -> int:
+    """Bytes of this node's smallest GPU, or of the node itself as far as this process may use them.
+
+    All of them, not those that are free now: a study that goes on later must come to the same ZeRO stage.
+    """
+    if use_gpu:
+        import torch
+
+        return min(torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count()))
+    total: int = psutil.virtual_memory().total
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return total if text == "max" else min(total, int(text))
+
+
+def _look(use_gpu: bool, store: str, study: str, data: str) -> tuple[list[str], int, bool]:
+    """Runs on a node: its devices' names and memory, and whether it sees the data that the driver committed."""
+    return _device_names(use_gpu), _memory(use_gpu), open_store(store).find("data", study, data) is not None
 
 
 def machine(study: Study, have: Resources, nodes: Sequence[Node], store: str, data: str) -> Machine:
@@ -135,8 +152,11 @@ def machine(study: Study, have: Resources, nodes: Sequence[Node], store: str, da
         for node in _working(nodes, have.use_gpu)
     }
     kinds: dict[str, str] = {}  # the first node that has a device of this name
+    rooms = []  # for one worker
+    workers = {node.address: 1 if have.use_gpu else node.cpus // have.cpus_per_worker for node in nodes}
     for address, ref in asked.items():
-        names, sees_data = _answer(address, ref)
+        names, memory, sees_data = _answer(address, ref)
+        rooms.append(memory // max(1, workers[address]))
         if not sees_data:
             raise InputError(
                 f"--store = {store!r}: node {address} does not see what the driver wrote there; give "
@@ -144,12 +164,12 @@ def machine(study: Study, have: Resources, nodes: Sequence[Node], store: str, da
             )
         for name in names:
             kinds.setdefault(name, address)
-    return _machine(study, have.use_gpu, kinds)
+    return _machine(study, have.use_gpu, kinds, min(rooms))
 
 
-def _answer(address: str, ref: Any) -> tuple[list[str], bool]:
+def _answer(address: str, ref: Any) -> tuple[list[str], int, bool]:
     try:
-        answer: tuple[list[str], bool] = ray.get(ref)
+        answer: tuple[list[str], int, bool] = ray.get(ref)
     except ray.exceptions.RayError as error:
         why = cause(error)
         kind = type(why) if isinstance(why, ShareLMError) else ShareLMError  # it decides the exit code
@@ -157,7 +177,7 @@ def _answer(address: str, ref: Any) -> tuple[list[str], bool]:
     return answer
 
 
-def _machine(study: Study, use_gpu: bool, kinds: dict[str, str]) -> Machine:
+def _machine(study: Study, use_gpu: bool, kinds: dict[str, str], memory: int) -> Machine:
     """The one kind of device, with the precision that it is used in."""
     what = "GPU" if use_gpu else "CPU"
     if len(kinds) > 1:
@@ -169,4 +189,4 @@ def _machine(study: Study, use_gpu: bool, kinds: dict[str, str]) -> Machine:
     precision = study.training.precision
     if precision == "auto":
         precision = "bf16" if use_gpu else "fp32"
-    return Machine("cuda" if use_gpu else "cpu", precision, next(iter(kinds)))
+    return Machine("cuda" if use_gpu else "cpu", precision, next(iter(kinds)), memory)

@@ -23,7 +23,8 @@ from sharelm.errors import InputError, ShareLMError
 from sharelm.steps import Machine, cost_step, proxy_step, report_step, score_step, speed_step, trial_step
 from sharelm.store import Manifest, Store, open_store
 from sharelm.store.studies import record_study
-from sharelm.study import Speeds, Study, Trial, Tried, proxies, timed_pairs, trials, tuning
+from sharelm.study import Speeds, Study, Trial, Tried, models, proxies, timed_pairs, trials, tuning
+from sharelm.study.memory import least_stage
 
 if TYPE_CHECKING:
     from jobs.progress import Progress
@@ -72,6 +73,10 @@ class Driver:
         nodes = living_nodes()
         self.have = fit(study.training, nodes)
         self.machine = machine(study, self.have, nodes, store.uri, data)
+        if study.training.zero_stage == "auto":
+            stage, why = least_stage(models(study), study.training, self.machine.precision, self.machine.memory)
+            self.study = study = study.staged(stage)
+            progress.stage(why)
         self.board: Any = Board.options(scheduling_strategy=_here()).remote()  # type: ignore[attr-defined]
         self.place = Place(study, store.uri, self.machine, self.have.evaluation_cpus, self.board)
         self.work = Work()

@@ -26,6 +26,7 @@ class Machine:
     device: str  # "cpu" or "cuda"
     precision: str  # "fp32" or "bf16"
     device_name: str
+    memory: int = 0  # bytes that one worker may use; no digest depends on it
 
 
 def _learning(study: Study, arm: Arm, machine: Machine) -> dict[str, Any]:

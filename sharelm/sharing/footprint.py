@@ -25,6 +25,7 @@ class Footprint:
     stored_parameters: int
     materialised_parameters: int  # of the same model written out depth by depth, deltas and atoms merged
     embedding_parameters: int
+    block_matrix_parameters: int  # of stored matrices of blocks, what Muon steps
     training_phases: tuple[tuple[float, int], ...]  # fraction of the tokens, FLOPs per token; two for a late loop
     merged_parameters: int  # held beside the stored ones by a request: mixed atoms
     merge_flops_per_pass: int
@@ -72,18 +73,29 @@ class Footprint:
         """Bytes of weights that one decoding step of a batch of one reads, a shared block anew at every depth."""
         return self.weights_read_per_decoded_token * bytes_per_element
 
-    def checkpoint_bytes(self, stage: int, bytes_per_element: int) -> int:
+    def checkpoint_bytes(self, stage: int, bytes_per_element: int, muon: bool = False) -> int:
         """Bytes of a resumable checkpoint, all workers' parts together, at this ZeRO stage and precision.
 
-        Stage 0 writes fp32 weights and AdamW's two fp32 moments. From stage 1 on the weights as trained are written
-        too, beside the fp32 ones.
+        fp32 weights and AdamW's two fp32 moments, or Muon's one; at stages 1 and 2 the weights as trained beside them.
         """
-        return self.stored_parameters * (12 if stage == 0 else 12 + bytes_per_element)
+        saved = 4 * self.block_matrix_parameters if muon else 0
+        return self.stored_parameters * (12 + bytes_per_element if stage in (1, 2) else 12) - saved
 
-    def optimizer_bytes(self, stage: int, workers: int) -> int:
+    def sent_bytes_per_step(self, stage: int, passes: int, bytes_per_element: int) -> int:
+        """Bytes that a worker hands to collectives in a step of so many passes: every stored parameter once.
+
+        Gradients go in fp32, once a step at stages 0 and 1 and once a pass from stage 2 on; weights as trained are
+        gathered once a step at stages 1 and 2 and once a pass at stage 3 (padding and norms left out).
+        """
+        gradients, weights = {0: (1, 0), 1: (1, 1), 2: (passes, 1), 3: (passes, passes)}[stage]
+        return self.stored_parameters * (4 * gradients + bytes_per_element * weights)
+
+    def optimizer_bytes(self, stage: int, workers: int, muon: bool = False) -> int:
         """Bytes of optimizer state that one worker holds: AdamW's moments, from stage 1 on of its part and with fp32
-        weights of it (padding left out)."""
-        return self.stored_parameters * 8 if stage == 0 else self.stored_parameters * 12 // workers
+        weights of it (padding left out). Muon, at stage 0 alone, keeps one moment of block matrices."""
+        if stage:
+            return self.stored_parameters * 12 // workers
+        return self.stored_parameters * 8 - (4 * self.block_matrix_parameters if muon else 0)
 
 
 @dataclass
@@ -196,6 +208,12 @@ def footprint(shape: ModelShape, sharing: Sharing) -> Footprint:
         stored_parameters=sum(kind.stored for kind in kinds) + rest,
         materialised_parameters=sum(kind.written_out for kind in kinds) + rest,
         embedding_parameters=embedding,
+        block_matrix_parameters=sum(
+            sharing.blocks(kind) * prod(size)
+            for kind in KINDS
+            for name, size in shape.matrices(kind).items()
+            if name not in sharing.tied(kind)
+        ),
         merged_parameters=sum(kind.merged for kind in kinds),
         training_phases=_phases(shape, sharing, forward, 2 * (projection + head)),
         merge_flops_per_pass=sum(kind.merge_pass for kind in kinds),

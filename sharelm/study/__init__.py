@@ -4,7 +4,7 @@ from sharelm.study.arm import Arm
 from sharelm.study.load import load_study
 from sharelm.study.proxies import proxied, proxies
 from sharelm.study.tree import Speeds, Study
-from sharelm.study.trials import Comparison, Trial, arms, comparisons, timed_pairs, trials
+from sharelm.study.trials import Comparison, Trial, arms, comparisons, models, timed_pairs, trials
 from sharelm.study.tune import Tried, Tuning, tuning
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "arms",
     "comparisons",
     "load_study",
+    "models",
     "proxied",
     "proxies",
     "timed_pairs",

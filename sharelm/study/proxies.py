@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sharelm.study.arm import Arm, Model
 from sharelm.study.tree import Study
-from sharelm.study.trials import Trial, arms, timed_pairs
+from sharelm.study.trials import Trial, arms, models
 
 
 def proxied(study: Study) -> Study:
@@ -27,17 +26,14 @@ def proxied(study: Study) -> Study:
 def proxies(study: Study) -> list[Trial]:
     """Each model of the study with each learning rate that is tried, with the first seed; none where untuned.
 
-    Arms that differ in tokens only are one model; the models of time twins are known before their tokens are.
+    Arms that differ in tokens only are one model.
     """
     tune = study.training.tune
     if tune is None:
         return []
-    models: dict[Model, Arm] = {}
-    for arm in [*arms(study), *(like for _, like in timed_pairs(study))]:
-        models.setdefault(arm.model, arm)
     return [
         Trial(replace(arm, name=f"{arm.name}-lr{rate}", tokens=tune.tokens, learning_rate=rate), study.study.seeds[0])
-        for arm in models.values()
+        for arm in models(study)
         for rate in tune.learning_rates
     ]
 

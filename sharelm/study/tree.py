@@ -168,12 +168,23 @@ class Training(Node):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     workers: Positive = 1
     cpus_per_worker: Positive | None = None  # all of a node's share if absent
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"  # auto: the least that fits, known once a study runs
     trials_per_group: Positive = 16  # small trials one worker group trains, one after another
     placement: Literal["pack", "spread"] = "pack"  # of a group's workers: on few nodes, or on many
     max_failures: Annotated[int, Field(ge=0)] = 3
     stall_timeout_s: Positive = 600  # a worker that keeps the others waiting for longer fails its group
     tune: Tune | None = None  # every arm learns with learning_rate if absent
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage of a study that runs."""
+        assert self.zero_stage != "auto", "the driver decides"
+        return self.zero_stage
+
+    def passes(self, context: int) -> int:
+        """A worker's forward passes in one step."""
+        sequences = self.tokens_per_step // context // self.workers
+        return sequences // (self.sequences_per_pass or sequences)
 
     @property
     def steps(self) -> int:
@@ -186,11 +197,6 @@ class Training(Node):
             raise ValueError(f"tokens = {self.tokens} is not a multiple of tokens_per_step = {self.tokens_per_step}")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps} but there are only {self.steps} steps")
-        if self.zero_stage == 3:
-            raise ValueError(
-                "zero_stage = 3 silently re-applies stale gradients to a parameter that a step does not use; "
-                "use 0, 1 or 2"
-            )
         if self.optimizer == "muon" and self.zero_stage not in (0, "auto"):
             raise ValueError(
                 f"zero_stage = {self.zero_stage} cuts matrices into flat parts, and optimizer = 'muon' needs them "
@@ -360,6 +366,10 @@ class Study(Node):
         known._tunings = dict(tunings)
         return known
 
+    def staged(self, stage: int) -> Study:
+        """The same study, its ZeRO stage decided."""
+        return self.model_copy(update={"training": self.training.model_copy(update={"zero_stage": stage})})
+
     @property
     def name(self) -> str:
         """The study's name."""
@@ -398,6 +408,11 @@ class Study(Node):
                 check_shape(self.shape, sharing)
             except Exception as error:
                 raise ValueError(f"variant {variant.name!r}: {error}") from error
+            if sharing.late and training.zero_stage == 3:
+                raise ValueError(
+                    f"variant {variant.name!r} has a late loop, which training.zero_stage = 3 is not for: DeepSpeed "
+                    "would apply old gradients again to what waits for the loop; use 0, 1 or 2"
+                )
             if sharing.is_independent:
                 raise ValueError(f"variant {variant.name!r} shares nothing; the independent reference is [model]")
         for workload in self.cost.workload:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sharelm.sharing import ModelShape, Sharing, build_sharing
-from sharelm.study.arm import REFERENCE, Arm, Role
+from sharelm.study.arm import REFERENCE, Arm, Model, Role
 from sharelm.study.tree import Axis, Study
 from sharelm.study.twins import AXES, parameters_model
 
@@ -111,6 +111,14 @@ def timed_pairs(study: Study) -> list[tuple[Arm, Arm]]:
         name = _name(study, shape, sharing, variant.tokens)
         pairs.append((variant, Arm(name, "twin", shape, sharing, variant.tokens)))
     return pairs
+
+
+def models(study: Study) -> list[Arm]:
+    """An arm of every model of the study; the models of time twins are known before their tokens are."""
+    found: dict[Model, Arm] = {}
+    for arm in [*arms(study), *(like for _, like in timed_pairs(study))]:
+        found.setdefault(arm.model, arm)
+    return list(found.values())
 
 
 def trials(study: Study) -> list[Trial]:

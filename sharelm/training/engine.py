@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sharelm.errors import ShareLMError
 from sharelm.model import Decoder
+from sharelm.study.memory import BUCKET
 from sharelm.study.tree import Training
 from sharelm.training.checkpoint import memory_checkpoint_engine
 from sharelm.training.muon import MuonWithAdamW, block_matrices
+
+_NO_LIMIT = 10**15
 
 
 def load_deepspeed(device: torch.device) -> Any:
@@ -50,16 +56,23 @@ def deepspeed_config(training: Training, context: int, world: int, precision: st
         "train_batch_size": sequences,
         "train_micro_batch_size_per_gpu": per_pass,
         "gradient_accumulation_steps": sequences // world // per_pass,
-        "gradient_clipping": training.gradient_clip if training.zero_stage else 0.0,
+        "gradient_clipping": training.gradient_clip if training.stage else 0.0,
         "prescale_gradients": False,
         # the check looks at every gradient by itself (a fifth of a small model's step) and would skip a bad step unsaid
-        "bf16": {"enabled": precision == "bf16" and training.zero_stage > 0, "check_grad_overflow": False},
+        "bf16": {"enabled": precision == "bf16" and training.stage > 0, "check_grad_overflow": False},
         "fp16": {"enabled": False},
         "zero_optimization": {
-            "stage": training.zero_stage,
+            "stage": training.stage,
             "overlap_comm": False,
             "contiguous_gradients": True,
             "reduce_scatter": True,
+            "reduce_bucket_size": BUCKET,
+            "allgather_bucket_size": BUCKET,
+            # stage 3: every weight is scattered, and the whole model gathered once for a pass
+            "stage3_param_persistence_threshold": 0,
+            "stage3_prefetch_bucket_size": 0,
+            "stage3_max_live_parameters": _NO_LIMIT,
+            "stage3_max_reuse_distance": _NO_LIMIT,
         },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -103,11 +116,46 @@ def build_engine(model: Decoder, training: Training, config: dict[str, Any], dev
     deepspeed = load_deepspeed(device)
     deepspeed.init_distributed(dist_init_required=False)
     optimizer = build_optimizer(model, training, device)
+    if training.stage == 3:
+        # The decoder reads its blocks' weights without calling them, so that their own hooks gather nothing.
+        for parameter in model.parameters():
+            deepspeed.zero.register_external_parameter(model, parameter)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     engine.checkpoint_engine = memory_checkpoint_engine()
-    if training.zero_stage == 0 and dist.get_world_size() == 1:
+    if training.stage == 3:
+        _watch(engine)
+    if training.stage == 0 and dist.get_world_size() == 1:
         engine.enable_backward_allreduce = False  # it would copy every gradient twice
     return engine
+
+
+def _watch(engine: Any) -> None:
+    """Note which parameters a step's gradients are of."""
+    engine.unused = {name for name, _ in engine.module.named_parameters()}
+    for name, parameter in engine.module.named_parameters():
+        parameter.register_hook(lambda _, name=name: engine.unused.discard(name))
+
+
+def _all_used(engine: Any) -> None:
+    """Raise where a step did not use a parameter: ZeRO-3 would silently apply an earlier gradient to it again."""
+    if engine.unused:
+        raise ShareLMError(
+            f"ZeRO stage 3 would apply an old gradient to {min(engine.unused)}, which this step does not use; "
+            "set training.zero_stage to 0, 1 or 2"
+        )
+    engine.unused.update(name for name, _ in engine.module.named_parameters())
+
+
+@contextmanager
+def gathered(model: Decoder, training: Training) -> Iterator[None]:
+    """Every rank has the whole weights inside, to read; every rank enters."""
+    if training.stage < 3:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        yield
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
@@ -121,13 +169,15 @@ def take_step(engine: Any, training: Training) -> Tensor:
 
     ZeRO keeps the norm it clipped by, or -1 where that is not finite (NaN here).
     """
-    if training.zero_stage == 0:
+    if training.stage == 0:
         parameters = [p for p in engine.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
         if training.gradient_clip:
             torch.nn.utils.clip_grads_with_norm_(parameters, training.gradient_clip, norm, foreach=True)
         engine.step()
         return norm
+    if training.stage == 3:
+        _all_used(engine)
     engine.step()
     known = float(engine.get_global_grad_norm())
     return torch.tensor(known if known >= 0 else float("nan"))

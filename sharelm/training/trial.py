@@ -27,7 +27,14 @@ from sharelm.store import Store
 from sharelm.store.schemas import TABLES
 from sharelm.study import Study, Trial
 from sharelm.training import checkpoint, soft
-from sharelm.training.engine import build_engine, deepspeed_config, repeat_to_the_bit, set_learning_rate, take_step
+from sharelm.training.engine import (
+    build_engine,
+    deepspeed_config,
+    gathered,
+    repeat_to_the_bit,
+    set_learning_rate,
+    take_step,
+)
 from sharelm.training.graph import GraphedPass, backward_is_done
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
@@ -65,8 +72,9 @@ def train_trial(
                 run = run.back_with_half_the_rate()
             else:
                 done, error = True, str(diverged)
-    if dist.get_rank() == 0:
-        run.commit(error)
+    with gathered(run.model, run.training):
+        if dist.get_rank() == 0:
+            run.commit(error)
     run.close()
     dist.barrier()
 
@@ -128,7 +136,7 @@ class Run:
             activation_checkpointing=self.training.activation_checkpointing == "non_reentrant",
             dropout=self.training.dropout,
             stochastic_depth=self.training.stochastic_depth,
-            compute_dtype=PRECISIONS[machine.precision] if self.training.zero_stage == 0 else None,
+            compute_dtype=PRECISIONS[machine.precision] if self.training.stage == 0 else None,
         )
         model.initialise(trial.seed)
         scale_gradients(model, self.training.gradient_scale)
@@ -137,8 +145,9 @@ class Run:
         self.passes: dict[bool, GraphedPass] = {}  # by whether loops are on
         if machine.device == "cuda":
             repeat_to_the_bit(not self.training.fast)
-            self.model.compile_depths()
-            self._prepare()
+            if self.training.stage < 3:  # its hooks and torch.compile do not go together
+                self.model.compile_depths()
+                self._prepare()
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.speeds: list[float] = []
@@ -161,7 +170,7 @@ class Run:
         draws = self.training.dropout and self.training.activation_checkpointing != "off"  # no graph sets random states
         for looping in sorted({self.trial.arm.sharing.late == 0, True}):
             self.model.looping = looping
-            if self.training.zero_stage == 0 and not draws:
+            if self.training.stage == 0 and not draws:
                 pool = next((graph.pool for graph in self.passes.values()), None)
                 scale = 1 / self.config["gradient_accumulation_steps"]
                 graph = GraphedPass(partial(self._loss, self.model), parameters, batch, scale, pool)

@@ -10,7 +10,7 @@ BAD = [
     (("price_per_hour = 0.10", "price_per_hour = -0.10"), ["cost.price_per_hour", "-0.1"]),
     (('name = "cycle"', 'name = "albert"'), ["'albert'", "2 times"]),
     (("tokens = 204_800", "tokens = 204_801"), ["tokens = 204801", "tokens_per_step = 2048"]),
-    (("warmup_steps = 10", "warmup_steps = 10\nzero_stage = 3"), ["zero_stage = 3"]),
+    (("warmup_steps = 10", "warmup_steps = 10\nzero_stage = 4"), ["zero_stage = 4"]),
     (("warmup_steps = 10", 'activation_checkpointing = "reentrant"'), ["activation_checkpointing", "reentrant"]),
     (
         ('scheme = "albert"', "blocks = 2\nattention = [0, 1, 2, 0]\nfeed_forward = [0, 1, 0, 1]"),

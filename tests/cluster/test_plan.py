@@ -43,6 +43,23 @@ def test_figures_of_every_arm(planned):
         assert arm["estimated_training_cost"] == pytest.approx(hours * 0.10)
 
 
+def test_memory_of_a_worker_at_every_stage(planned):
+    """The largest arm's, in fp32: 16 bytes a parameter at stage 0, and what a pass of 16 rows leaves."""
+    stored = 4 * (ATTENTION + FEED_FORWARD_BLOCK) + REST
+    assert [need["stage"] for need in planned["memory"]["fp32"]] == [0, 1, 2, 3]
+    assert planned["memory"].keys() == {"fp32", "bf16"}
+    first = planned["memory"]["fp32"][0]
+    assert first["arm"] == "independent"
+    assert [first[part] for part in ("weights", "gradients", "optimizer")] == [4 * stored, 4 * stored, 8 * stored]
+    assert first["logits"] == 2048 * VOCABULARY * 17 + VOCABULARY * WIDTH * 12
+    held = sum(first[part] for part in ("weights", "gradients", "optimizer", "activations", "logits"))
+    assert first["bytes"] == held
+    assert all(
+        arm["sent_bytes_per_step"] == {"fp32": 4 * arm["stored_parameters"], "bf16": 4 * arm["stored_parameters"]}
+        for arm in planned["arms"]
+    )
+
+
 def test_schedules_twins_and_totals(planned):
     schedules = {arm["arm"]: arm["attention_schedule"] for arm in planned["arms"]}
     assert schedules["albert"] == [0, 0, 0, 0]
@@ -60,7 +77,7 @@ def test_schedules_twins_and_totals(planned):
 
 
 def test_shared_settings_leave_out_what_differs(planned):
-    assert planned["shared"]["training"]["zero_stage"] == 0
+    assert planned["shared"]["training"]["zero_stage"] == "auto"
     assert planned["shared"]["model"]["width"] == 128
     assert not {"depth", "feed_forward"} & planned["shared"]["model"].keys()
     assert "variant" not in planned["shared"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 import jobs.nodes
 from jobs.nodes import Node, Resources, fit, lacking, machine
 from sharelm.errors import InputError, StoreError
+from sharelm.steps import Machine
 from sharelm.store import open_store
 from sharelm.study.tree import Training
 from tests.sharelm.small import TREE, small_study
@@ -126,33 +128,36 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_one_kind_of_device_is_the_machine(looked: Any) -> None:
-    found = looked([(["H100", "H100"], True), (["H100"], True)], gpu=True)
-    assert (found.device, found.precision, found.device_name) == ("cuda", "bf16", "H100")
+    found = looked([(["H100", "H100"], 80, True), (["H100"], 79, True)], gpu=True)
+    assert found == Machine("cuda", "bf16", "H100", memory=79)
+    found = looked([(["x"], 80, True), (["x"], 90, True)], gpu=False, cpus_per_worker=1)
+    assert found == Machine("cpu", "fp32", "x", memory=40)  # two workers share a node
 
 
 def test_two_kinds_of_device_are_refused_since_arms_must_match(looked: Any) -> None:
     with pytest.raises(
         InputError, match=r"2 kinds of GPU \(H100 on node 10.0.0.0, A100 on node 10.0.0.1\), .* --num-gpus=0"
     ):
-        looked([(["H100"], True), (["A100"], True)], gpu=True)
+        looked([(["H100"], 1, True), (["A100"], 1, True)], gpu=True)
     with pytest.raises(InputError, match=r"2 kinds of CPU .* --num-cpus=0"):
-        looked([(["x (2 CPUs)"], True), (["x (4 CPUs)"], True)], gpu=False)
+        looked([(["x (2 CPUs)"], 1, True), (["x (4 CPUs)"], 1, True)], gpu=False)
 
 
 def test_a_node_that_does_not_see_the_store_is_named(looked: Any) -> None:
     with pytest.raises(
         InputError, match=r"--store = '/shared': node 10.0.0.1 does not see what the driver wrote there"
     ):
-        looked([(["x"], True), (["x"], False)], gpu=False)
+        looked([(["x"], 1, True), (["x"], 1, False)], gpu=False)
     failed = jobs.nodes.ray.exceptions.RayTaskError("look", "traceback", StoreError("there are no credentials"))
     with pytest.raises(StoreError, match=r"^node 10.0.0.1: there are no credentials$"):
-        looked([(["x"], True), failed], gpu=False)
+        looked([(["x"], 1, True), failed], gpu=False)
 
 
 def test_a_look_tells_the_device_and_whether_the_data_are_there(tmp_path: Any) -> None:
     store = open_store(str(tmp_path))
     store.commit("data", "small", "1" * 20, {"x": b"1"})
-    (name,), sees = jobs.nodes._look(False, store.uri, "small", "1" * 20)
+    (name,), memory, sees = jobs.nodes._look(False, store.uri, "small", "1" * 20)
     assert sees
+    assert 2**28 < memory <= psutil.virtual_memory().total
     assert name.endswith("CPUs)")
-    assert jobs.nodes._look(False, str(tmp_path / "elsewhere"), "small", "1" * 20) == ([name], False)
+    assert jobs.nodes._look(False, str(tmp_path / "elsewhere"), "small", "1" * 20) == ([name], memory, False)

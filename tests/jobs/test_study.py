@@ -30,6 +30,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 120
 LONG = {"tokens": 16 * 8 * STEPS, "checkpoint_steps": 20, "cpus_per_worker": 1}
+AUTO = {**LONG, "zero_stage": "auto"}
 TRIALS = ["cycle.s0", "independent-L2.s0", "independent.s0"]
 NOBODY = {"RAY_ADDRESS": "127.0.0.1:9"}  # a Ray that is not there
 
@@ -62,7 +63,7 @@ def on_a_terminal(arguments: list[str], **environment: str) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, inside: dict[str, str]) -> SimpleNamespace:
     """The small study, run on a terminal."""
-    path = write_study(tmp_path_factory.mktemp("finished"), training=LONG)
+    path = write_study(tmp_path_factory.mktemp("finished"), training=AUTO)
     store = path.parent / "store"
     command = [sys.executable, "-m", "cluster.cli", "run", str(path), "--store", str(store)]
     code, screen = on_a_terminal(command, **{**inside, "TERM": "xterm"})
@@ -83,6 +84,12 @@ def test_every_table_has_its_rows(finished: SimpleNamespace) -> None:
     assert counts == {"trials": 3, "steps": 3 * STEPS, "scores": 3 * documents[0][0], "costs": 3}
     assert trained(finished.store) == TRIALS
     assert not [path for path in finished.manifests if path.startswith("checkpoints/")]
+
+
+def test_the_least_zero_stage_that_fits_is_said_and_is_what_trials_have(finished: SimpleNamespace) -> None:
+    assert "ZeRO stage 0: the largest arm, independent, needs 0.00" in finished.screen
+    rows = open_store(str(finished.store)).read("trials", "small")["resolved_json"].to_pylist()
+    assert [json.loads(row)["training"]["zero_stage"] for row in rows] == [0] * len(TRIALS)
 
 
 def test_the_report_is_where_the_last_line_says(finished: SimpleNamespace) -> None:
@@ -110,7 +117,7 @@ def test_again_nothing_is_done_and_no_ray_is_needed(finished: SimpleNamespace) -
 def test_a_grown_study_does_only_what_is_new(finished: SimpleNamespace, inside: dict[str, str]) -> None:
     store, before = finished.store, finished.manifests
     variants = [*TREE["variant"], {"name": "albert", "scheme": "albert"}]
-    path = write_study(finished.path.parent, "variant.toml", training=LONG, variant=variants)
+    path = write_study(finished.path.parent, "variant.toml", training=AUTO, variant=variants)
     assert run(path, store, **inside).returncode == 0
     more = sorted([*TRIALS, "albert.s0", "independent-L1.s0"])
     assert trained(store) == more
@@ -122,7 +129,7 @@ def test_a_grown_study_does_only_what_is_new(finished: SimpleNamespace, inside: 
     evaluation = {"task": [*TREE["evaluation"]["task"], questions]}
     about = {"name": "small", "seeds": [0, 1]}
     path = write_study(
-        finished.path.parent, "seed.toml", study=about, training=LONG, variant=variants, evaluation=evaluation
+        finished.path.parent, "seed.toml", study=about, training=AUTO, variant=variants, evaluation=evaluation
     )
     done = run(path, store, **inside)
     assert done.returncode == 0, done.stderr
@@ -303,6 +310,11 @@ def refused(tmp_path: Path) -> Callable[..., str]:
 def test_a_cluster_that_cannot_hold_the_study(refused: Any, inside: dict[str, str]) -> None:
     assert "training.workers = 4 but the cluster has 2 CPUs" in refused(inside, training={"workers": 4})
     assert "training.device = 'gpu' but the cluster has no GPU" in refused(inside, training={"device": "gpu"})
+    much = {"zero_stage": "auto", "tokens_per_step": 1 << 26, "tokens": 1 << 28}
+    said = refused(inside, training=much)
+    assert "training.zero_stage = 'auto': no stage fits; " in said
+    assert "the largest part is activations, " in said
+    assert "set a smaller training.sequences_per_pass" in said
 
 
 def test_a_ray_that_cannot_be_joined(refused: Any, inside: dict[str, str], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ TREE: dict[str, Any] = {
         "warmup_steps": 2,
         "checkpoint_steps": 2,
         "device": "cpu",
+        "zero_stage": 0,
     },
     "evaluation": {"task": [{"name": "held_out", "kind": "bits_per_byte"}]},
     "cost": {

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sharelm.model import Decoder
+from sharelm.sharing import footprint
 from sharelm.store import open_store
 from sharelm.study import trials
 from sharelm.training.engine import build_optimizer
@@ -17,7 +18,7 @@ from sharelm.training.order import step_rows
 from sharelm.training.rate import learning_rate
 from sharelm.training.trial import train_trial
 from tests.sharelm.distributed import on_ranks
-from tests.sharelm.models import SHAPE, SHARINGS
+from tests.sharelm.models import SHAPE, SHARINGS, fitting
 from tests.sharelm.small import RandomCorpus, RandomRows, small_study
 from tests.sharelm.test_training import CPU, SHARED, _losses, _plain
 
@@ -59,6 +60,19 @@ def test_a_step_is_muons_for_block_matrices_and_adamws_for_the_rest(scheme):
             torch.testing.assert_close(parameter.detach(), expected, atol=1e-5, rtol=1e-4)
     kinds = {name.split(".")[-2] for name in stepped}
     assert kinds == {"query", "key", "value", "output", "gate", "up", "down"}
+
+
+@pytest.mark.parametrize("scheme", ["independent", "cycle", "relaxed", "atoms", "transpose"])
+def test_its_state_weighs_what_the_closed_form_says(scheme):
+    shape, sharing = fitting(SHARINGS[scheme]), SHARINGS[scheme]
+    model = Decoder(shape, sharing).initialise(0)
+    optimizer = build_optimizer(model, small_study(**MUON).training, torch.device("cpu"))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    parts = optimizer.state_dict().values()
+    held = sum(t.nbytes for part in parts for state in part["state"].values() for t in state.values() if t.dim())
+    assert held == footprint(shape, sharing).optimizer_bytes(0, 1, muon=True)
 
 
 def _train(store: str, die_at: int | None) -> None:

@@ -78,7 +78,11 @@ REFUSED = [
     ({"training__workers": 3}, ["training.tokens_per_step = 2048", "3 workers"]),
     ({"training__sequences_per_pass": 3}, ["training.sequences_per_pass = 3", "16 sequences"]),
     ({"training__warmup_steps": 100}, ["warmup_steps = 100", "only 100 steps"]),
-    ({"training__zero_stage": 3}, ["zero_stage = 3", "stale gradients"]),
+    ({"training__zero_stage": 4}, ["training.zero_stage = 4"]),
+    (
+        {"training__zero_stage": 3, "variant__0": {"name": "late", "scheme": "late_loop", "first": 1, "last": 1}},
+        ["variant 'late' has a late loop", "zero_stage = 3", "use 0, 1 or 2"],
+    ),
     ({"training__zero_stage": 1, "training__optimizer": "muon"}, ["zero_stage = 1", "optimizer = 'muon'"]),
     ({"training__activation_checkpointing": "reentrant"}, ["'reentrant'", "'non_reentrant'"]),
     ({"training__learning_rate": float("inf")}, ["training.learning_rate"]),
@@ -194,7 +198,7 @@ def test_unreadable_files_are_one_sentence(tmp_path):
 def test_the_tree_of_a_study_is_the_study():
     study = load_study(QUICKSTART)
     assert study_from_tree(study.tree(), "again") == study
-    assert study.tree()["training"]["zero_stage"] == 0  # a default, filled in
+    assert study.tree()["training"]["zero_stage"] == "auto"  # a default, filled in
 
 
 def test_arms_trials_and_twins_of_the_quickstart():

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from sharelm.model import Decoder
+from sharelm.model import Decoder, load_model
 from sharelm.steps import Machine, trial_step
 from sharelm.store import open_store
 from sharelm.study import Study, Trial, arms, comparisons, trials
@@ -60,10 +60,15 @@ def plain_losses() -> list[float]:
     return _plain(trials(study)[SHARED], study.training)
 
 
-def _plain(trial: Trial, training: Training, factors: Sequence[float] | None = None) -> list[float]:
-    """The same trial in plain torch: no DeepSpeed, no Ray, one process; rates times `factors`, one a step."""
+def _plain(
+    trial: Trial, training: Training, factors: Sequence[float] | None = None, model: Decoder | None = None
+) -> list[float]:
+    """The same trial in plain torch: no DeepSpeed, no Ray, one process; rates times `factors`, one a step.
+
+    Trains `model` if one is given.
+    """
     rows = RandomRows()
-    model = Decoder(trial.arm.shape, trial.arm.sharing)
+    model = Decoder(trial.arm.shape, trial.arm.sharing) if model is None else model
     model.initialise(trial.seed)
     optimizer = build_optimizer(model, training, torch.device("cpu"))
     losses = []
@@ -118,6 +123,46 @@ def _train_several(folder: str, settings: dict[str, dict[str, object]]) -> None:
         _train(f"{folder}/{name}", training)
 
 
+def _train_at_stages(folder: str) -> None:
+    for stage in (0, 3):
+        study = _late_study(zero_stage=stage)
+        train_trial(study, trials(study)[SHARED], RandomCorpus(), "data", CPU, open_store(f"{folder}/{stage}"), _quiet)
+
+
+def _late_study(**training: object) -> Study:
+    late = {"name": "late", "scheme": "late_loop", "first": 1, "last": 1, "norms": "per_depth", "injection": "linear"}
+    return study_from_tree(
+        {**TREE, "variant": [late], "training": {**TREE["training"], "workers": 2, **training}}, "small.toml"
+    )
+
+
+def test_weights_scattered_over_workers_are_committed_whole(tmp_path: Path) -> None:
+    """Also those of a late loop, half of whose parameters wait for it: ZeRO-3 is known to go wrong there."""
+    on_ranks(2, _train_at_stages, str(tmp_path))
+    study = _late_study()
+    trial, trained = trials(study)[SHARED], Decoder(*trials(study)[SHARED].arm.model)
+    losses = _plain(trial, study.training, model=trained)
+    for stage in (0, 3):
+        store = open_store(str(tmp_path / str(stage)))
+        (manifest,) = store.manifests("models", "small")
+        found = load_model(store.fetch(manifest, "weights.safetensors")).state_dict()
+        assert found.keys() == trained.state_dict().keys()
+        for name, weight in trained.state_dict().items():
+            torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-4, msg=f"{name} at ZeRO {stage}")
+        np.testing.assert_allclose(_losses(tmp_path / str(stage)), losses, atol=1e-5)
+
+
+def _leave_parameters_unused(folder: str) -> None:
+    Decoder._touch = lambda model: torch.zeros(())  # type: ignore[method-assign]  # in a process of its own
+    study = _late_study(zero_stage=3)
+    train_trial(study, trials(study)[SHARED], RandomCorpus(), "data", CPU, open_store(folder), _quiet)
+
+
+def test_a_parameter_that_a_step_does_not_use_is_refused_at_stage_3(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"apply an old gradient to \w+.*, which this step does not use"):
+        on_ranks(2, _leave_parameters_unused, str(tmp_path))
+
+
 CHECKPOINTING: dict[str, object] = {"activation_checkpointing": "non_reentrant"}
 SETTINGS: dict[int, dict[str, dict[str, object]]] = {
     1: {"stage0": {"zero_stage": 0}, "stage1": {"zero_stage": 1, "sequences_per_pass": 2}},
@@ -126,6 +171,7 @@ SETTINGS: dict[int, dict[str, dict[str, object]]] = {
         "stage1": {"zero_stage": 1, "workers": 2},
         "stage2": {"zero_stage": 2, "workers": 2},
         "stage1-recomputed": {"zero_stage": 1, "workers": 2, **CHECKPOINTING},
+        "stage3": {"zero_stage": 3, "workers": 2},
         "stage2-recomputed-in-parts": {"zero_stage": 2, "workers": 2, "sequences_per_pass": 2, **CHECKPOINTING},
     },
     4: {"stage1": {"zero_stage": 1, "workers": 4}, "stage2": {"zero_stage": 2, "sequences_per_pass": 1, "workers": 4}},
@@ -140,7 +186,7 @@ def test_any_number_of_workers_equals_plain_torch(tmp_path: Path, plain_losses: 
 
 
 def test_killed_trials_resume_to_the_same_bits(tmp_path: Path) -> None:
-    settings = {name: SETTINGS[2][name] for name in ("stage0", "stage1", "stage2")}
+    settings = {name: SETTINGS[2][name] for name in ("stage0", "stage1", "stage2", "stage3")}
     settings["masked"] = {**SETTINGS[2]["stage1"], "dropout": 0.1, "stochastic_depth": 0.2}
     on_ranks(2, _train_several, str(tmp_path / "whole"), settings)
     for name, training in settings.items():

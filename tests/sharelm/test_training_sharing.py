@@ -1,8 +1,9 @@
-"""Every scheme and some compositions at ZeRO 0, 1 and 2 on two workers, against plain torch under SGD.
+"""Every scheme and some compositions at ZeRO 0 to 3 on two workers, against plain torch under SGD.
 
 SGD, since Adam hides a wrong gradient scale.
 """
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def compare():
         rule = ("sum", "mean", "root")[number % 3]
         expected = plain(sharing, rule)
         assert expected[-1] < expected[0]
-        for stage in (0, 1, 2):
+        for stage in (0, 1, 2, 3):
             found = sharded(sharing, rule, stage, recompute=(number + stage) % 2 == 0)
             np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=f"{name} at ZeRO {stage}")
 
@@ -145,6 +146,8 @@ def weigh(folder):
         ("bf16", 0, 2),
         ("bf16", 1, 2),
         ("bf16", 2, 2),
+        ("fp32", 3, 4),
+        ("bf16", 3, 2),
     ):
         training = small_study(zero_stage=stage).training.model_copy(update={"tokens_per_step": 2 * shape.context})
         config = engines.deepspeed_config(training, shape.context, world, precision)
@@ -155,7 +158,9 @@ def weigh(folder):
         engines.take_step(engine, training)
         optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
         held = sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.dim())
-        if stage:
+        if stage == 3:
+            held += sum(part.nbytes for part in engine.optimizer.fp32_partitioned_groups_flat)
+        elif stage:
             held += sum(p.nbytes for group in optimizer.param_groups for p in group["params"])
         padding = 12 * 2 * 2 * world  # two groups, each to a multiple of twice the workers
         assert expected.optimizer_bytes(stage, world) <= held <= expected.optimizer_bytes(stage, world) + padding
@@ -173,3 +178,45 @@ def weigh(folder):
 
 def test_optimizer_and_checkpoint_weigh_what_the_closed_forms_say(tmp_path):
     on_ranks(2, weigh, str(tmp_path))
+
+
+def count_sent():
+    """Bytes given to torch's collectives in a step of two passes, against the closed form; padding apart."""
+    sent = Counter()
+
+    def counted(name):
+        collective = getattr(dist, name)
+
+        def call(*arguments, **keywords):
+            tensors = [value for value in (*arguments, *keywords.values()) if isinstance(value, torch.Tensor)]
+            sent[name] += max((tensor.nbytes for tensor in tensors), default=0)  # the whole of a scattered tensor
+            return collective(*arguments, **keywords)
+
+        return call
+
+    for name in ("all_reduce", "reduce", "broadcast", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor"):
+        setattr(dist, name, counted(name))
+    for precision, stage in (("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 2)):
+        for sharing in (SHARINGS["independent"], SHARINGS["albert"]):
+            expected, world = footprint(SHAPE, sharing), dist.get_world_size()
+            training = small_study(zero_stage=stage).training
+            sizes = {"tokens_per_step": 4 * world * SHAPE.context, "sequences_per_pass": 2, "workers": world}
+            training = training.model_copy(update=sizes)
+            config = engines.deepspeed_config(training, SHAPE.context, world, precision)
+            model = Decoder(SHAPE, sharing, compute_dtype=PRECISIONS[precision] if stage == 0 else None).initialise(0)
+            engine = engines.build_engine(model.train(), training, config, torch.device("cpu"))
+            passes = training.passes(SHAPE.context)
+            for _ in range(2):  # stage 3 knows only after a step what it need not gather again
+                sent.clear()
+                for number in range(passes):
+                    tokens = random_tokens(2, SHAPE.context + 1)
+                    engine.backward(engine(tokens[:, :-1], targets=tokens[:, 1:]))
+                    if number + 1 < passes:
+                        engine.step()
+                engines.take_step(engine, training)
+            closed = expected.sent_bytes_per_step(stage, passes, PRECISIONS[precision].itemsize)
+            assert closed <= sent.total() <= closed + 4 * passes * 40 * world, (precision, stage, sent, closed)
+
+
+def test_every_stored_parameter_is_sent_once():
+    on_ranks(2, count_sent)

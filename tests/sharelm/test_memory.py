@@ -1,0 +1,136 @@
+"""Memory of a training step: closed forms against hand-counted numbers and measured peaks; the stage they choose."""
+
+import gc
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from sharelm.cost.memory import peak_bytes
+from sharelm.errors import InputError
+from sharelm.model import PRECISIONS, Decoder
+from sharelm.sharing import ModelShape, build_sharing
+from sharelm.steps import Machine, trial_step
+from sharelm.study import Arm, models, trials
+from sharelm.study.load import study_from_tree
+from sharelm.study.memory import BUCKET, SHARE, Parts, least_stage, needs, parts
+from sharelm.training import engine as engines
+from tests.sharelm.distributed import on_ranks
+from tests.sharelm.models import random_tokens
+from tests.sharelm.small import TREE, small_study
+
+WIDE = ModelShape(vocabulary=2000, width=256, heads=4, kv_heads=4, feed_forward=1024, context=64)
+LONG = ModelShape(vocabulary=4000, width=128, heads=4, kv_heads=2, feed_forward=352, context=256)
+GB = 10**9
+
+
+def arm(shape, sharing, name="independent"):
+    return Arm(name, "variant", shape, sharing, 0)
+
+
+def training(shape, sequences, workers=1, **settings):
+    found = small_study(**settings).training
+    return found.model_copy(update={"tokens_per_step": shape.context * sequences * workers, "workers": workers})
+
+
+def test_parts_against_numbers_counted_by_hand():
+    """One depth of width 8, one head, feed-forward 16, vocabulary 10, context 4; two workers of one sequence each."""
+    one = arm(ModelShape(10, 8, 1, 1, 16, 4), build_sharing("independent", 1))
+    stored = 10 * 8 + 4 * 8 * 8 + 3 * 8 * 16 + 8 * 5  # embedding, attention, feed-forward, five gains
+    assert stored == 760
+    asked = training(one.shape, 1, workers=2)
+    kept = one.footprint.activations_per_token
+    assert parts(one, asked, "fp32", 0) == Parts(
+        weights=3040,
+        gradients=3040,
+        optimizer=6080,
+        copies=0,
+        activations=4 * 4 * kept,
+        logits=4 * 10 * 17 + 80 * 12,
+        bucket=0,
+        step=3040,
+    )
+    cast = parts(one, asked, "bf16", 0)
+    assert (cast.weights, cast.copies, cast.activations) == (3040, 760 * 2, 2 * 4 * kept)
+    second = parts(one, asked, "bf16", 2)
+    assert (second.weights, second.gradients, second.optimizer, second.step) == (1520, 760, 760 * 6, 760 * 6)
+    assert (second.copies, second.bucket) == (0, 2 * BUCKET)
+    assert second.total == 1520 + 760 + 4560 + second.activations + 2 * BUCKET
+    assert parts(one, asked, "bf16", 1).gradients == 1520
+    assert parts(one, asked, "bf16", 3).weights == 1520 + 760
+    assert parts(one, training(one.shape, 1), "fp32", 0).step == 0  # one worker sends nothing
+
+
+def test_the_least_stage_that_fits_and_why():
+    big, small = arm(WIDE, build_sharing("independent", 12)), arm(WIDE, build_sharing("albert", 12), "albert")
+    asked = training(WIDE, 2, workers=8)
+    found = needs([small, big], asked, "fp32")
+    assert {need.arm for need in found} == {"independent"}
+    totals = [need.parts.total for need in found]
+    assert totals[0] > totals[1] > totals[2] < totals[3]  # stage 3 gathers the whole model beside its part
+    for stage in (0, 1, 2):
+        memory = round(totals[stage] / 0.8) + 1
+        chosen, why = least_stage([small, big], asked, "fp32", memory)
+        assert chosen == stage
+        assert f"ZeRO stage {stage}: the largest arm, independent, needs" in why
+        assert f"of {memory / 2**30:.2g} GiB" in why
+    with pytest.raises(InputError, match=r"no stage fits; at stage 2 arm independent needs .* largest part is bucket"):
+        least_stage([small, big], asked, "fp32", round(totals[2] / 0.8) - 9)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "depth", "words"),
+    [
+        (64, 2, r"largest part is activations, .*sequences_per_pass, or .*'non_reentrant'"),
+        (1, 400, r"largest part is optimizer, .* more training.workers"),
+    ],
+)
+def test_where_nothing_fits_the_largest_part_is_named(sequences, depth, words):
+    with pytest.raises(InputError, match=words):
+        least_stage([arm(WIDE, build_sharing("independent", depth))], training(WIDE, sequences), "fp32", GB // 10)
+
+
+def test_auto_and_the_stage_it_comes_to_are_one_trial():
+    def names(stage, resolve=False):
+        study = study_from_tree({**TREE, "training": {**TREE["training"], "zero_stage": stage}}, "small.toml")
+        if resolve:
+            study = study.staged(least_stage(models(study), study.training, "fp32", GB)[0])
+        return [trial_step(study, trial, "data", Machine("cpu", "fp32", "x", memory=GB)) for trial in trials(study)]
+
+    assert names("auto", resolve=True) == names(0)
+    assert names(0) != names(1)
+
+
+def measure():
+    """Peak bytes of two steps, model and engine included, against the closed form."""
+    device, world = torch.device("cpu"), dist.get_world_size()
+    engines.load_deepspeed(device)
+    recomputed = {"activation_checkpointing": "non_reentrant"}
+    for shape, sharing, sequences, settings, ways in (
+        (WIDE, build_sharing("independent", 6), 2, {}, (("fp32", 0), ("fp32", 2), ("bf16", 1))),
+        (LONG, build_sharing("cycle", 8, blocks=2), 4, recomputed, (("fp32", 0), ("fp32", 2), ("bf16", 3))),
+    ):
+        for precision, stage in ways:
+            asked = training(shape, sequences, world, zero_stage=stage, **settings)
+            config = engines.deepspeed_config(asked, shape.context, world, precision)
+            engine = None
+
+            def run(asked=asked, config=config, precision=precision, shape=shape, sharing=sharing, rows=sequences):
+                nonlocal engine
+                recompute = asked.activation_checkpointing != "off"
+                casts = PRECISIONS[precision] if asked.stage == 0 else None
+                model = Decoder(shape, sharing, activation_checkpointing=recompute, compute_dtype=casts).initialise(0)
+                engine = engines.build_engine(model.train(), asked, config, device)
+                tokens = random_tokens(rows, shape.context + 1, shape)
+                for _ in range(2):
+                    engine.backward(engine(tokens[:, :-1], targets=tokens[:, 1:]))
+                    engines.take_step(engine, asked)
+
+            gc.collect()
+            ratio = peak_bytes(run, device) / parts(arm(shape, sharing), asked, precision, stage).total
+            engine.destroy()
+            assert 0.7 < ratio < 1 / SHARE, (shape, precision, stage, ratio)
+
+
+def test_measured_peaks_are_near_the_closed_forms():
+    on_ranks(2, measure)
