@@ -17,7 +17,7 @@ from sharelm.errors import InputError, ShareLMError
 from sharelm.steps import Machine
 from sharelm.store import open_store
 from sharelm.study import Study
-from sharelm.study.tree import Training
+from sharelm.study.training import Training
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sharelm.sharing import Footprint, ModelShape, Sharing, footprint
-from sharelm.study.tree import Training
+from sharelm.study.training import Training
 
 Role = Literal["reference", "variant", "twin", "rung"]
 REFERENCE = "independent"

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from sharelm.errors import InputError
 from sharelm.study.arm import Arm
-from sharelm.study.tree import Training
+from sharelm.study.training import Training
 
 BUCKET = 1 << 24  # elements that DeepSpeed sends at once
 HEAD_ROWS = 4096  # positions whose logits are there at once

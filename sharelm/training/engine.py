@@ -14,7 +14,7 @@ from torch import Tensor
 from sharelm.errors import ShareLMError
 from sharelm.model import Decoder
 from sharelm.study.memory import BUCKET
-from sharelm.study.tree import Training
+from sharelm.study.training import Training
 from sharelm.training.checkpoint import memory_checkpoint_engine
 from sharelm.training.muon import MuonWithAdamW, block_matrices
 

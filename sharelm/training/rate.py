@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sharelm.study.tree import Training
+from sharelm.study.training import Training
 
 
 def learning_rate(training: Training, step: int) -> float:

@@ -15,7 +15,7 @@ from jobs.nodes import Node, Resources, fit, lacking, machine
 from sharelm.errors import InputError, StoreError
 from sharelm.steps import Machine
 from sharelm.store import open_store
-from sharelm.study.tree import Training
+from sharelm.study.training import Training
 from tests.sharelm.small import TREE, small_study
 
 

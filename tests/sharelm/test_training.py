@@ -21,7 +21,7 @@ from sharelm.steps import Machine, trial_step
 from sharelm.store import open_store
 from sharelm.study import Study, Trial, arms, comparisons, trials
 from sharelm.study.load import study_from_tree
-from sharelm.study.tree import Training
+from sharelm.study.training import Training
 from sharelm.training.engine import build_optimizer
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
