@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+from bisect import insort
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -34,20 +34,20 @@ def sample(documents: Iterable[Document], max_bytes: int) -> list[Document]:
 
     A document that is alone too large is passed over. A larger `max_bytes` keeps what a smaller one took.
     """
-    kept: list[tuple[float, int, Document]] = []  # a heap, the last drawn on top
+    kept: list[tuple[float, str, int, Document]] = []  # ascending; texts that differ in white space share a draw
     ties = count()
-    total, cutoff = 0, 1.0
+    total, cutoff = 0, (1.0, "")
     for document in documents:
-        key = draw(document.digest, "sample")
+        key = (draw(document.digest, "sample"), document.text)
         if document.bytes > max_bytes or key >= cutoff:
             continue
-        heapq.heappush(kept, (-key, next(ties), document))
+        insort(kept, (*key, next(ties), document))
         total += document.bytes
         while total > max_bytes:
-            negative, _, dropped = heapq.heappop(kept)
+            drawn, text, _, dropped = kept.pop()
             total -= dropped.bytes
-            cutoff = -negative
-    return [document for _, _, document in sorted(kept, reverse=True, key=lambda entry: entry[:2])]
+            cutoff = drawn, text
+    return [document for *_, document in kept]
 
 
 def read_documents(source: Source, base: Path) -> Iterator[Document]:

@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sharelm.data import read_documents
@@ -231,6 +232,7 @@ def test_one_domain_of_the_builtin_is_the_same_in_another_process(builtin):
     st.integers(1, 300),
     st.randoms(use_true_random=False),
 )
+@example(["a", "a "], 2, Random(1))  # the same but for white space: one draw for both
 def test_a_sample_fits_does_not_depend_on_order_and_only_grows(texts, limit, random):
     documents = [Document("d", text) for text in texts]
     taken = [d.text for d in sample(documents, limit)]

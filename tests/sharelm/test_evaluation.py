@@ -85,7 +85,7 @@ def taught(rows, steps=300):
             text = torch.tensor([[*history, *answer]])[:, -SHAPE.context - 1 :]
             targets = text[:, 1:].clone()
             targets[:, : -len(answer)] = -100
-            loss = loss + model(text[:, :-1], targets)
+            loss = loss + torch.nn.functional.cross_entropy(model(text[:, :-1])[0], targets[0])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -99,7 +99,7 @@ def test_every_twin_is_independent_and_says_how_near_it_is(study):
         assert pair.reached - pair.target <= half_a_step or twin.tokens == least
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(measured_studies())
 def test_no_candidate_keeps_the_rule_better(study):
     """Against every depth up to the variant's with every feed-forward width that could matter."""
