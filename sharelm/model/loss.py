@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ROWS = 4096  # positions of a chunk: large enough for matrix products to run at full speed
+from sharelm.sharing.footprint import HEAD_ROWS
 
 Slopes = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
@@ -26,7 +26,7 @@ def slopes(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tenso
     return loss[:, 0], (((exact - total).exp() - hit.float()) * scale).to(logits.dtype)
 
 
-def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, slopes: Slopes = slopes, rows: int = ROWS) -> Tensor:
+def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, slopes: Slopes = slopes, rows: int = HEAD_ROWS) -> Tensor:
     """Mean cross-entropy in nats (fp32) of the logits `hidden` [N, E] x `head` [vocabulary, E] for `targets` [N].
 
     Products are in the precision of `hidden`, sums and the head's gradient in fp32. Gradients are computed with the

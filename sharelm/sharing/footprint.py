@@ -17,6 +17,8 @@ from sharelm.sharing.checks import check_shape
 from sharelm.sharing.shape import KINDS, ModelShape
 from sharelm.sharing.value import Sharing
 
+HEAD_ROWS = 4096  # positions whose logits training holds at once: enough for products to run at full speed
+
 
 @dataclass(frozen=True)
 class Footprint:

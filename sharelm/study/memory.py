@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from sharelm.errors import InputError
+from sharelm.sharing.footprint import HEAD_ROWS
 from sharelm.study.arm import Arm
 from sharelm.study.training import Training
 
 BUCKET = 1 << 24  # elements that DeepSpeed sends at once
-HEAD_ROWS = 4096  # positions whose logits are there at once
 SHARE = 0.8  # of a device's memory that a trial may fill by these forms
 STAGES = (0, 1, 2, 3)
 _BYTES = {"fp32": 4, "bf16": 2}
