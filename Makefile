@@ -12,7 +12,7 @@ demo: $(installed)
 	$(BIN)/sharelm run examples/quickstart.toml --store $(STORE)
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 check: lint types contracts test
 
