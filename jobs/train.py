@@ -38,12 +38,13 @@ class Group:
 
 
 def split(trials: Sequence[Trial], parallel: int, per_group: int) -> list[tuple[Trial, ...]]:
-    """The trials in as many groups as run at once, more where a group would be too long; groups take about as long.
+    """The trials in groups that take about as long: as many as run at once, a multiple where they would be too long.
 
     The longest trials are given away first, each to the group that has least to do (LPT scheduling); within a group
     they run in the order in which they are asked for.
     """
-    count = min(len(trials), max(parallel, -(-len(trials) // per_group)))
+    rounds = -(-len(trials) // (parallel * per_group))
+    count = min(len(trials), parallel * rounds)
     groups: list[list[int]] = [[] for _ in range(count)]
     loads = [0] * count
     flops = [trial.arm.training_flops for trial in trials]
