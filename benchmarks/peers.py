@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -365,7 +366,9 @@ def main() -> None:
     peer, name, scheme = sys.argv[1:4]
     setting = SETTINGS[name]
     if peer in ("deepspeed", "equal"):
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "RANK": "0", "WORLD_SIZE": "1"}
+        with socket.create_server(("127.0.0.1", 0)) as free:  # benchmarks of two GPUs may run side by side
+            port = str(free.getsockname()[1])
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
         os.environ["LOCAL_RANK"] = "0"
         torch.distributed.init_process_group("nccl" if GPU else "gloo")
     peers: dict[str, Callable[[], dict[str, Any]]] = {
