@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sharelm.statistics.intervals import document_standard_errors, interval, seed_standard_error
-from sharelm.statistics.panel import LOSS, Panel, build_panel
+from benchmarks.paired import CONFIDENCE, difference
+from sharelm.statistics.panel import Panel, build_panel
 from sharelm.store import Store, open_store
 
 STUDY = Path(__file__).with_suffix(".toml")
@@ -39,7 +39,6 @@ SETTINGS = {
 }
 ARMS = ("independent", "albert", "cycle")
 SEEDS = [0, 1]
-CONFIDENCE = 0.95
 
 
 def study_text(setting: str, tokens: int | None) -> str:
@@ -76,27 +75,14 @@ def losses(store: Store) -> tuple[Panel, dict[str, float]]:
 
 def effects(panel: Panel, training: dict[str, float]) -> list[dict[str, Any]]:
     """A row for each setting and arm: its losses, and how far they are from the same arm's without the setting."""
-    (metric,) = (metric for metric in panel.metrics if metric.name == LOSS)
     rows = []
     for setting in SETTINGS:
         for arm in ARMS:
-            mine, plain = (panel.rows(f"{arm}@{name}", SEEDS) for name in (setting, PLAIN))
-            figures, others = metric.figures(mine), metric.figures(plain)
-            row = {
-                "setting": SETTINGS[setting] or PLAIN,
-                "arm": arm,
-                "loss_nats": float(figures.mean()),
-                "training_loss_nats": training[f"{arm}@{setting}"],
-            }
-            if setting != PLAIN:
-                change = (metric.numerators[mine] - metric.numerators[plain]).mean(axis=0)[:, None]
-                random = np.random.default_rng(0)
-                (error,) = document_standard_errors(change, metric.sizes[:, None], random).tolist()
-                pool = np.stack([metric.figures(panel.rows(name, SEEDS)) for name in panel.arms_with(SEEDS)])
-                seeds_error, freedom = seed_standard_error(figures, others, pool)
-                difference = float((figures - others).mean())
-                low, high = interval(difference, error, len(metric.sizes), seeds_error, freedom, CONFIDENCE)
-                row |= {"difference": difference, "interval_low": low, "interval_high": high}
+            found = difference(panel, f"{arm}@{setting}", f"{arm}@{PLAIN}", SEEDS)
+            if setting == PLAIN:
+                found = {"loss_nats": found["loss_nats"]}
+            names = {"setting": SETTINGS[setting] or PLAIN, "arm": arm}
+            row = {**names, **found, "training_loss_nats": training[f"{arm}@{setting}"]}
             rows.append(row)
     return rows
 
