@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -108,14 +111,17 @@ class Decoder(nn.Module):
                 deviation = size[1] ** -0.5  # what it makes of an embedding is as long as the embedding
             return torch.randn(size, generator=generator) * deviation
 
-        with torch.no_grad():
+        with torch.no_grad(), _drawers() as pool:
+            matrices = []
             for name, parameter in self.named_parameters():
                 if parameter.dim() == 1:
                     parameter.fill_(1)
                 else:
-                    parameter.copy_(draw(name, tuple(parameter.shape)))
-            self.attention_recipes.start(self.attention_blocks, draw)
-            self.feed_forward_recipes.start(self.feed_forward_blocks, draw)
+                    matrices.append((parameter, pool.submit(draw, name, tuple(parameter.shape))))
+            for parameter, values in matrices:
+                parameter.copy_(values.result())
+            self.attention_recipes.start(self.attention_blocks, draw, pool)
+            self.feed_forward_recipes.start(self.feed_forward_blocks, draw, pool)
             if self.lanes is not None:
                 self.lanes.start()
             if self.depth_embedding is not None:
@@ -257,6 +263,21 @@ class Decoder(nn.Module):
             return self.head(hidden[:, -1:] if last_only else hidden)
         hidden, matrix = self._head(hidden)
         return head_loss(hidden.flatten(0, 1), matrix, targets.flatten(), self._slopes)
+
+
+@contextmanager
+def _drawers() -> Iterator[Executor]:
+    """A pool that draws first values side by side, on one thread each.
+
+    A draw uses one core; an eigensolver on many waits for itself, and ends with other bits on another number of them.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _matrix(outputs: int, inputs: int, asked: bool) -> nn.Parameter | None:

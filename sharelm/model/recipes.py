@@ -8,6 +8,7 @@ where deltas are applied to the activations and no copy of a shared matrix is he
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import NamedTuple
 
 import torch
@@ -72,10 +73,10 @@ class Recipes(nn.Module):
         return F.one_hot(torch.tensor(read), self.sharing.blocks(self.kind)).float()
 
     @torch.no_grad()
-    def start(self, blocks: nn.ModuleList, draw: Draw) -> None:
+    def start(self, blocks: nn.ModuleList, draw: Draw, pool: Executor) -> None:
         """Give the deltas and coefficients their first values; the blocks have theirs.
 
-        `draw` makes the first values that a parameter of this name has in the independent model.
+        `draw` makes the first values that a parameter of this name has in the independent model; `pool` does the work.
         """
         for diagonal in self.diagonal.values():
             diagonal.zero_()
@@ -86,11 +87,14 @@ class Recipes(nn.Module):
             if self.sharing.low_rank.start == "zero":
                 outer.zero_()
                 continue
-            bases = self._bases(blocks, name)
-            for i, depth in enumerate(self.sharing.delta_depths(self.kind, name)):
+            bases = {depth: base.float().cpu() for depth, base in self._bases(blocks, name).items()}
+
+            def factors(depth: int, name: str = name, bases: dict[int, Tensor] = bases) -> tuple[Tensor, Tensor]:
                 own = draw(f"{self.kind}_blocks.{depth}.{name}.weight", self.sizes[name])
-                difference = (own - bases[depth].float().cpu()) / self.scale
-                for factor, values in zip((outer, inner), truncated_svd(difference, outer.shape[2]), strict=True):
+                return truncated_svd((own - bases[depth]) / self.scale, self.outer[name].shape[2])
+
+            for i, found in enumerate(pool.map(factors, self.sharing.delta_depths(self.kind, name))):
+                for factor, values in zip((outer, inner), found, strict=True):
                     factor[i].copy_(values)
 
     def _stored(self, blocks: nn.ModuleList, name: str) -> list[Tensor]:
@@ -144,6 +148,7 @@ class Recipes(nn.Module):
         }
 
 
+@torch.no_grad()  # a thread of a pool has its own mode
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """B [outputs, rank] and A [rank, inputs] whose product is nearest to `matrix` (Eckart-Young).
 

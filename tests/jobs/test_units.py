@@ -6,6 +6,8 @@ import io
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -15,10 +17,12 @@ from rich.console import Console
 import jobs.progress
 import jobs.study
 from jobs.board import Snapshot, Standing, covered
+from jobs.measure import Place, measure_costs
 from jobs.progress import Progress, duration
 from jobs.train import split
 from sharelm.errors import InputError, IntegrityError, ShareLMError, StoreError
-from sharelm.store import Manifest
+from sharelm.steps import Machine
+from sharelm.store import Manifest, open_store
 from sharelm.study import Trial, trials
 from tests.sharelm.small import small_study
 
@@ -207,3 +211,25 @@ def test_the_driver_says_that_nothing_is_left_without_torch_and_ray() -> None:
     code = "import sys, jobs.study; print(sorted({'torch', 'ray', 'deepspeed'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_cost_that_cannot_be_measured_does_not_keep_the_others_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study()
+    trial, workload = trials(study)[0], study.cost.workload[0]
+    store = open_store(str(tmp_path))
+
+    def measure(weights: str, *_: object) -> dict[str, object]:
+        if weights == "two":
+            raise RuntimeError("CUDA out of memory")
+        return {"workload": workload.name, "weights_bytes": 1}
+
+    monkeypatch.setattr("sharelm.cost.measure", measure)
+    monkeypatch.setattr("jobs.measure._weights", lambda store, study, step: step)
+    board = SimpleNamespace(span=SimpleNamespace(remote=lambda *span: None))
+    place = Place(study, str(tmp_path), Machine("cpu", "fp32", "a CPU"), 1, board)
+    asked = [(trial, name, workload, f"cost-{name}") for name in ("one", "two", "three")]
+    with pytest.raises(ShareLMError, match=f"^{trial.name} in {workload.name}: the model does not fit into memory"):
+        measure_costs._function(place, asked)
+    assert {manifest.step for manifest in store.manifests("costs", study.name)} == {"cost-one", "cost-three"}

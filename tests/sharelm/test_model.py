@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 
 from sharelm.model import Decoder
-from sharelm.sharing import Sharing, build_sharing
+from sharelm.sharing import ModelShape, Sharing, build_sharing
 from tests.sharelm.models import SHAPE, SHARINGS, decoder, random_tokens, sharings, unrolled
 
 ANY_SHARING = settings(max_examples=20, deadline=None)
@@ -145,6 +145,19 @@ def test_initial_weights_follow_from_the_seed_alone():
         assert one[name].dim() == 1 or not torch.equal(one[name], other[name])
     values = [tensor.flatten()[:2].tolist() for tensor in one.values() if tensor.dim() == 2]
     assert len({tuple(v) for v in values}) == len(values)  # no two matrices start alike
+
+
+def test_initial_weights_do_not_depend_on_the_number_of_threads():
+    shape, sharing = ModelShape(64, 512, 8, 8, 512, 8), build_sharing("relaxed", 2, blocks=1, rank=64)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found.append(Decoder(shape, sharing).initialise(0).state_dict())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0][name], other[name]) for other in found for name in found[0])
 
 
 def test_initial_weights_have_the_stated_spread():
