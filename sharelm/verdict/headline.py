@@ -12,7 +12,7 @@ from sharelm.study.tree import STAGES
 from sharelm.verdict.finding import DIVERGED, KEPT, MET, NOT_MET, NOT_SHOWN, Evidence, listed, missing_text
 from sharelm.verdict.stages import SUPPORTED
 
-_FEW = 3  # variants whose figures a line has room for
+_FEW = 3  # variants whose figures a line has room for; of more it says how far they reach, and the report has the rest
 _Rows = dict[tuple[str, str, str], dict[str, Any]]
 
 
@@ -51,23 +51,37 @@ def _grouped(said: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     return list(groups.items())
 
 
+def _together(evidence: Evidence, names: list[str], whole: str = "all {} variants") -> str:
+    """These variants by name, or by their number where they are all of many."""
+    everyone = len(_variants(evidence))
+    return whole.format(everyone) if len(names) == everyone > _FEW else listed(names)
+
+
+def _reach(figures: Iterable[float], form: str) -> str:
+    """`12 to 66`, or one figure where they look the same."""
+    ordered = sorted(figures)
+    return " to ".join(dict.fromkeys(format(figure, form) for figure in (ordered[0], ordered[-1])))
+
+
 def _answer(evidence: Evidence, rows: _Rows) -> str:
     by_outcome: dict[str, list[str]] = {MET: [], NOT_SHOWN: [], NOT_MET: []}
     for name in _variants(evidence):
         by_outcome[rows[name, "kpi", "accuracy"]["outcome"]].append(name)
 
-    def saving(outcome: str, joint: str = "and") -> str:
-        saved = [
-            f"{name} ({100 * evidence.storage_saved(name):.0f} % fewer parameters)" for name in by_outcome[outcome]
-        ]
-        return listed(saved, joint)
+    def saving(outcome: str, joint: str = "and", whole: str = "any of the {} variants") -> str:
+        names = by_outcome[outcome]
+        saved = {name: 100 * evidence.storage_saved(name) for name in names}
+        if len(names) > _FEW:
+            return f"{_together(evidence, names, whole)} ({_reach(saved.values(), '.0f')} % fewer parameters)"
+        return listed((f"{name} ({saved[name]:.0f} % fewer parameters)" for name in names), joint)
 
     parts = []
     if kept := by_outcome[MET]:
         once = " on one seed" if _seeds(evidence)[0] == 1 else ""
         verb = "keeps" if len(kept) == 1 else "keep"
         margin = f"{evidence.study.kpi.accuracy.loss_margin_nats:g} nats"
-        parts.append(f"Shown{once}: {saving(MET)} {verb} the full model's accuracy, its loss to within {margin}.")
+        who = saving(MET, whole="all {} variants")
+        parts.append(f"Shown{once}: {who} {verb} the full model's accuracy, its loss to within {margin}.")
     if unclear := by_outcome[NOT_SHOWN]:
         scored = all(missing_text(evidence.loss(name, "depth")) is None for name in unclear)
         why = "this study is too small to tell" if scored else "too little was scored to tell"
@@ -81,13 +95,31 @@ def _accuracy(evidence: Evidence, rows: _Rows) -> str:
     (fewest, most), margin = _seeds(evidence), evidence.study.kpi.accuracy.loss_margin_nats
     varied = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
     varied = "one seed, seeds were not varied" if most == 1 else varied
-    said = [_compared(evidence, rows, name) for name in _variants(evidence)]
+    said = _compared_together(evidence, rows)
     for axis in evidence.study.twins.axes:
         if axis != "depth":
             groups = _grouped((name, _spoken(rows[name, "axis", axis]["outcome"])) for name in _variants(evidence))
-            outcomes = ", ".join(f"{listed(names)} {text}" for text, names in groups)
+            outcomes = ", ".join(f"{_together(evidence, names)} {text}" for text, names in groups)
             said.append(f"beside an independent model of equal {axis}, {outcomes}")
     return f"Accuracy ({varied}, loss may rise by {margin:g} nats): {'; '.join(said)}."
+
+
+def _compared_together(evidence: Evidence, rows: _Rows) -> list[str]:
+    """What is said of each variant; of many whose loss alone decides alike, the least and the most it differs by."""
+    texts = {name: _compared(evidence, rows, name) for name in _variants(evidence)}
+    said = []
+    for outcome in (MET, NOT_MET):
+        alike = {
+            name: text.removeprefix(f"{name} {_spoken(outcome)}, loss ")
+            for name, text in texts.items()
+            if text.endswith(")") and text.startswith(f"{name} {_spoken(outcome)}, loss ") and text.count("(") == 1
+        }
+        if len(alike) > _FEW:
+            ordered = sorted(alike, key=lambda name: float(evidence.loss(name, "depth")["difference"]))
+            least, most = (f"{alike[name].replace('(', f'({name}, ')}" for name in (ordered[0], ordered[-1]))
+            said.append(f"{_together(evidence, list(alike))} {_spoken(outcome)}, loss {least} to {most}")
+            texts = {name: text for name, text in texts.items() if name not in alike}
+    return [*said, *texts.values()]
 
 
 def _compared(evidence: Evidence, rows: _Rows, name: str) -> str:
@@ -116,19 +148,30 @@ def _kpi(title: str, kpi: str, evidence: Evidence, rows: _Rows) -> str:
     names = _variants(evidence)
     met = [name for name in names if rows[name, "kpi", kpi]["outcome"] == MET]
     brief = met if len(names) > _FEW else []  # a line of every figure would not be read; they stand in the report
-    said = [f"met by {listed(brief)}"] if brief else []
-    for name in names:
-        if name in brief:
+    said = [f"met by {_together(evidence, brief)}"] if brief else []
+    groups = _grouped((name, _decided(rows[name, "kpi", kpi])) for name in names if name not in brief)
+    for text, alike in groups:
+        if len(alike) > _FEW and text:
+            reach = _reach((100 * rows[name, "kpi", kpi]["value"] for name in alike), ".3g")
+            most = f"{100 * rows[alike[0], 'kpi', kpi]['threshold']:.4g}"
+            said.append(f"{_together(evidence, alike)} {text} {reach} % of the full model's (at most {most} %)")
             continue
-        row = rows[name, "kpi", kpi]
-        why = _diverged(evidence, row) if row["measure"] == DIVERGED else row["reason"].rstrip(".")
-        said.append(f"{name} {_spoken(row['outcome'])}, {why[0].lower()}{why[1:]}")
+        for name in alike:
+            row = rows[name, "kpi", kpi]
+            why = _diverged(evidence, row) if row["measure"] == DIVERGED else row["reason"].rstrip(".")
+            said.append(f"{name} {_spoken(row['outcome'])}, {why[0].lower()}{why[1:]}")
     return f"{title}: {'; '.join(said)}."
+
+
+def _decided(row: dict[str, Any]) -> str:
+    """`not met, cost per token`, where a ratio decided; else nothing."""
+    is_ratio = row["measure"].endswith(" ratio") and row["value"] is not None
+    return f"{_spoken(row['outcome'])}, {row['measure'].removesuffix(' ratio')}" if is_ratio else ""
 
 
 def _rollout(evidence: Evidence, rows: _Rows) -> str:
     groups = _grouped((name, _reached(evidence, rows, name)) for name in _variants(evidence))
-    said = [f"{listed(names)} {'is' if len(names) == 1 else 'are'} {text}" for text, names in groups]
+    said = [f"{_together(evidence, names)} {'is' if len(names) == 1 else 'are'} {text}" for text, names in groups]
     return f"Roll-out: {'; '.join(said)}."
 
 

@@ -443,7 +443,31 @@ def test_five_lines_of_many_variants_have_figures_where_a_kpi_is_not_met():
         "Inference cost: met by cycle0, cycle1 and cycle3; cycle2 not met, memory 90 % of the full model's "
         "(at most 80 %) and cost per token 100 % (at most 105 %)."
     )
-    assert upkeep == "Upkeep: met by cycle0, cycle1, cycle2 and cycle3."
+    assert upkeep == "Upkeep: met by all 4 variants."
+
+
+def test_five_lines_of_many_variants_say_how_far_they_reach():
+    tree = STUDY.tree()
+    tree["variant"] = [{"name": f"cycle{i}", "scheme": "cycle", "blocks": 1 + i % 2} for i in range(4)]
+    study = study_from_tree(tree, "test")
+    comparisons = compared(study, **{f"cycle{i}_depth": "worse" for i in range(4)})
+    rows = [
+        row | {"peak_bytes": 900 + int(row["arm"][-1])} if row["arm"].startswith("cycle") else row
+        for row in served(study).to_pylist()
+    ]
+    answer, accuracy, inference, _, rollout = lines(study, comparisons, costs=pa.Table.from_pylist(rows))
+    assert answer == "The full model's accuracy is not kept by any of the 4 variants (42 to 64 % fewer parameters)."
+    assert accuracy.startswith(
+        "Accuracy (3 seeds, loss may rise by 0.05 nats): all 4 variants not met, loss +0.300 nats (cycle0, interval "
+    )
+    assert accuracy.count("interval") == 2
+    assert accuracy.endswith("beside an independent model of equal parameters, all 4 variants not worse.")
+    assert inference == (
+        "Inference cost: all 4 variants not met, memory 90 to 90.3 % of the full model's (at most 80 %)."
+    )
+    assert rollout.startswith("Roll-out: all 4 variants are not ready for any stage, since")
+    shown = lines(study)[0]
+    assert shown.startswith("Shown: all 4 variants (42 to 64 % fewer parameters) keep the full model's accuracy")
 
 
 def test_five_lines_when_nothing_is_shown():
