@@ -51,6 +51,7 @@ SETTINGS = {
     "355M": Setting(ModelShape(50_304, 1024, 16, 16, 2736, 1024), 24, 32),
     "study": Setting(ModelShape(16_384, 512, 8, 8, 2048, 512, activation="gelu"), 8, 48),
     "study-12k": Setting(ModelShape(16_384, 512, 8, 8, 2048, 512, activation="gelu"), 8, 24),
+    "small": Setting(ModelShape(8192, 256, 8, 8, 704, 256), 8, 64),
     "tiny": Setting(ModelShape(512, 64, 4, 4, 128, 64), 2, 8),
 }
 SCHEMES: dict[str, dict[str, Any]] = {
@@ -263,6 +264,14 @@ def loop(setting: Setting, scheme: str) -> dict[str, Any]:
     return timed(step, setting.sequences * shape.context, built)
 
 
+def join_alone() -> None:
+    """Make a process group of this process alone."""
+    with socket.create_server(("127.0.0.1", 0)) as free:  # several may run side by side
+        port = str(free.getsockname()[1])
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    torch.distributed.init_process_group("nccl" if GPU else "gloo")
+
+
 def run_of(setting: Setting, scheme: str, rows: RandomRows, **training: Any) -> Any:
     """A trial's run over the process group that is there."""
     from sharelm.training.trial import Run
@@ -366,11 +375,7 @@ def main() -> None:
     peer, name, scheme = sys.argv[1:4]
     setting = SETTINGS[name]
     if peer in ("deepspeed", "equal"):
-        with socket.create_server(("127.0.0.1", 0)) as free:  # benchmarks of two GPUs may run side by side
-            port = str(free.getsockname()[1])
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
-        os.environ["LOCAL_RANK"] = "0"
-        torch.distributed.init_process_group("nccl" if GPU else "gloo")
+        join_alone()
     peers: dict[str, Callable[[], dict[str, Any]]] = {
         "eager": lambda: plain(setting, compiled=False),
         "compiled": lambda: plain(setting, compiled=True),
