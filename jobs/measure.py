@@ -80,8 +80,8 @@ def score_trial(
 def measure_costs(place: Place, asked: list[tuple[Trial, str, Workload, str]]) -> None:
     """Measure these trials under these workloads one after another and commit each row.
 
-    All in one process: on one host two processes were seen to serve the same model at speeds that differed by 1.7,
-    for decoding so small a model waits for the CPU that launches it. One that fails does not keep the others from it.
+    All in one process on one GPU, so that models that are compared meet the same one. One that fails does not keep the
+    others from it.
     """
     from sharelm.cost import measure
 
