@@ -269,7 +269,7 @@ class Decoder(nn.Module):
 def _drawers() -> Iterator[Executor]:
     """A pool that draws first values side by side, on one thread each.
 
-    A draw uses one core; an eigensolver on many waits for itself, and ends with other bits on another number of them.
+    A draw uses one core, and an eigensolver ends with other bits on another number of them.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
