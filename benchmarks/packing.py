@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.peers import GPU, SETTINGS, RandomRows, join_alone, run_of, synchronise
+from benchmarks.peers import GPU, SETTINGS, RandomRows, join_alone, run_of, stepping, synchronise
 
 WARM_UP = 20
 SHAPES = ("tiny", "small", "study-12k", "study")
@@ -24,13 +24,8 @@ def train(shape: str, seconds: float) -> None:
     """One process: says when it is warm, trains for this long when told, prints its tokens a second."""
     join_alone()
     setting = SETTINGS[shape]
-    run, pending = run_of(setting, "independent", RandomRows(setting.model)), []
-
-    def step(number: int) -> None:  # figures are read a step later, as a trial does
-        pending.append(run.step(number))
-        if len(pending) > 1:
-            pending.pop(0).read()
-
+    run = run_of(setting, "independent", RandomRows(setting.model))
+    step = stepping(run)
     for number in range(WARM_UP):
         step(number)
     synchronise()

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from sharelm.errors import InputError
-from sharelm.statistics.intervals import document_standard_errors, interval, seed_standard_error
+from sharelm.statistics.compare import mean_difference, paired_figures
+from sharelm.statistics.intervals import document_standard_errors
 from sharelm.statistics.panel import LOSS, Panel, build_panel
 from sharelm.store import open_store
 
@@ -24,15 +25,11 @@ CONFIDENCE = 0.95
 def difference(panel: Panel, one: str, other: str, seeds: list[int]) -> dict[str, float]:
     """Losses of two arms in nats a token, and how far the first lies above the second, with its interval."""
     (metric,) = (metric for metric in panel.metrics if metric.name == LOSS)
-    mine, others = (panel.rows(arm, seeds) for arm in (one, other))
-    figures, beside = metric.figures(mine), metric.figures(others)
-    change = (metric.numerators[mine] - metric.numerators[others]).mean(axis=0)[:, None]
+    change = mean_difference(panel, (one, other), metric, seeds)[:, None]
     (error,) = document_standard_errors(change, metric.sizes[:, None], np.random.default_rng(0)).tolist()
-    pool = np.stack([metric.figures(panel.rows(name, seeds)) for name in panel.arms_with(seeds)])
-    seeds_error, freedom = seed_standard_error(figures, beside, pool)
-    apart = float((figures - beside).mean())
-    low, high = interval(apart, error, len(metric.sizes), seeds_error, freedom, CONFIDENCE)
-    return {"loss_nats": float(figures.mean()), "difference": apart, "interval_low": low, "interval_high": high}
+    found = paired_figures(panel, (one, other), metric, seeds, error, CONFIDENCE)
+    names = ("difference", "interval_low", "interval_high")
+    return {"loss_nats": found["variant_value"], **{name: found[name] for name in names}}
 
 
 def main() -> None:

@@ -45,12 +45,14 @@ class Setting:
     sequences: int
 
 
+_124M = ModelShape(50_304, 768, 12, 12, 2048, 1024)
+_STUDY = ModelShape(16_384, 512, 8, 8, 2048, 512, activation="gelu")
 SETTINGS = {
-    "124M": Setting(ModelShape(50_304, 768, 12, 12, 2048, 1024), 12, 64),
-    "124M-small-batch": Setting(ModelShape(50_304, 768, 12, 12, 2048, 1024), 12, 24),
+    "124M": Setting(_124M, 12, 64),
+    "124M-small-batch": Setting(_124M, 12, 24),
     "355M": Setting(ModelShape(50_304, 1024, 16, 16, 2736, 1024), 24, 32),
-    "study": Setting(ModelShape(16_384, 512, 8, 8, 2048, 512, activation="gelu"), 8, 48),
-    "study-12k": Setting(ModelShape(16_384, 512, 8, 8, 2048, 512, activation="gelu"), 8, 24),
+    "study": Setting(_STUDY, 8, 48),
+    "study-12k": Setting(_STUDY, 8, 24),
     "small": Setting(ModelShape(8192, 256, 8, 8, 704, 256), 8, 64),
     "tiny": Setting(ModelShape(512, 64, 4, 4, 128, 64), 2, 8),
 }
@@ -281,17 +283,23 @@ def run_of(setting: Setting, scheme: str, rows: RandomRows, **training: Any) -> 
     return Run(study, trial, rows, machine, open_store(tempfile.mkdtemp()), "benchmark")
 
 
-def deepspeed(setting: Setting, scheme: str) -> dict[str, Any]:
-    """A trial as it is trained, and how soon the next one of its shape makes its first step."""
-    rows, built = RandomRows(setting.model), time.perf_counter()
-    run, pending = run_of(setting, scheme, rows), []
+def stepping(run: Any) -> Callable[[int], None]:
+    """A step of the run, whose figures are read a step later, as a trial does."""
+    pending: list[Any] = []
 
-    def step(number: int) -> None:  # figures are read a step later, as a trial does
+    def step(number: int) -> None:
         pending.append(run.step(number))
         if len(pending) > 1:
             pending.pop(0).read()
 
-    found = timed(step, run.training.tokens_per_step, built)
+    return step
+
+
+def deepspeed(setting: Setting, scheme: str) -> dict[str, Any]:
+    """A trial as it is trained, and how soon the next one of its shape makes its first step."""
+    rows, built = RandomRows(setting.model), time.perf_counter()
+    run = run_of(setting, scheme, rows)
+    found = timed(stepping(run), run.training.tokens_per_step, built)
     run.close()
     built = time.perf_counter()
     run = run_of(setting, scheme, rows)

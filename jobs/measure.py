@@ -1,4 +1,4 @@
-"""Evaluation and cost on the cluster: one task for each (trial, task, shard), one for all costs."""
+"""Evaluation and cost on the cluster: one task for each (trial, task, shard), one process for all costs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import pyarrow as pa
 import ray
 
 from jobs.board import busy
-from jobs.failures import sentence
-from sharelm.errors import ShareLMError
 from sharelm.steps import Machine
 from sharelm.store import Store, open_store
 from sharelm.store.schemas import TABLES
@@ -76,28 +74,23 @@ def score_trial(
     store.commit_rows("scores", study, step, rows.select(TABLES["scores"].names))
 
 
-@ray.remote(max_retries=2)
-def measure_costs(place: Place, asked: list[tuple[Trial, str, Workload, str]]) -> None:
-    """Measure these trials under these workloads one after another and commit each row.
+@ray.remote(max_restarts=2, max_task_retries=2)
+class CostMeter:
+    """Measures costs one after another in one process on one GPU: models that are compared meet the same one."""
 
-    All in one process on one GPU, so that models that are compared meet the same one. One that fails does not keep the
-    others from it.
-    """
-    from sharelm.cost import measure
+    def __init__(self, place: Place) -> None:
+        self._place = place
 
-    store, study = open_store(place.store), place.study.name
-    failed: list[str] = []
-    for trial, trial_step, workload, step in asked:
+    def measure(self, trial: Trial, trial_step: str, workload: Workload, step: str) -> None:
+        """Measure one trial under one workload and commit the row."""
+        from sharelm.cost import measure
+
+        place = self._place
+        store, study = open_store(place.store), place.study.name
         if store.find("costs", study, step) is not None:
-            continue
-        try:
-            weights = _weights(store, study, trial_step)
-            with _device(place), busy(place.board, "cost"):
-                row = measure(weights, workload, place.machine, place.study.cost)
-        except (OSError, RuntimeError, MemoryError) as error:
-            failed.append(f"{trial.name} in {workload.name}: {sentence(error)}")
-            continue
+            return
+        weights = _weights(store, study, trial_step)
+        with _device(place), busy(place.board, "cost"):
+            row = measure(weights, workload, place.machine, place.study.cost)
         row |= {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed}
         store.commit_rows("costs", study, step, pa.Table.from_pylist([row], schema=TABLES["costs"]))
-    if failed:
-        raise ShareLMError("; ".join(failed))

@@ -81,7 +81,6 @@ class Driver:
         self.place = Place(study, store.uri, self.machine, self.have.evaluation_cpus, self.board)
         self.work = Work()
         self.missing: dict[str, Trial] = {}
-        self.unmeasured = 0
         self.errors: list[str] = []
 
     def run(self) -> None:
@@ -185,19 +184,23 @@ class Driver:
         self._wait({**groups, **score(set(self.work.trials) - set(self.missing))}, after)
 
     def _measure(self) -> None:
-        from jobs.measure import measure_costs
+        from jobs.measure import CostMeter
 
         have = self.have
         measured, diverged = _committed(self.store, "costs", self.study.name), self._diverged()
-        asked = [
-            (trial, at, workload, step)
-            for step, (trial, at, workload) in self.work.costs.items()
-            if step not in measured and at not in diverged
-        ]
-        self.unmeasured = len(asked)
-        if asked:
-            options = measure_costs.options(num_cpus=have.cost_cpus, num_gpus=1 if have.use_gpu else 0)
-            self._wait({options.remote(replace(self.place, threads=have.cost_cpus), asked): (COST, "costs")})
+        asked = {
+            step: work for step, work in self.work.costs.items() if step not in measured and work[1] not in diverged
+        }
+        if not asked:
+            return
+        options = CostMeter.options(num_cpus=have.cost_cpus, num_gpus=1 if have.use_gpu else 0)  # type: ignore[attr-defined]
+        meter = options.remote(replace(self.place, threads=have.cost_cpus))
+        self._wait(
+            {
+                meter.measure.remote(trial, at, workload, step): (COST, f"cost of {trial.name} in {workload.name}")
+                for step, (trial, at, workload) in asked.items()
+            }
+        )
 
     def _diverged(self) -> set[str]:
         """Steps of trials that diverged: they have no weights to score."""
@@ -226,13 +229,9 @@ class Driver:
                 else:
                     pending |= then[ref]() if then and ref in then else {}
             left = Counter(kind for kind, _ in pending.values())
-            now = ray.get(self.board.read.remote())
             if TRAINING in left:
                 wants = lacking(training.workers, self.have, living_nodes())
-                self.progress.show(wants or self.progress.training(now))
-            elif COST in left:
-                done = sum(kind == "cost" for kind, *_ in now.busy.values())
-                self.progress.show(f"{COST}: {self.unmeasured - done} left")
+                self.progress.show(wants or self.progress.training(ray.get(self.board.read.remote())))
             elif left:
                 self.progress.show(", ".join(f"{kind}: {count} left" for kind, count in left.items()))
 

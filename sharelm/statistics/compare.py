@@ -28,11 +28,14 @@ def _judged(study: Study, family: int, metric: str, domain: str) -> tuple[float,
     return accuracy.confidence, accuracy.task_margin
 
 
-def _figures(
-    panel: Panel, pair: Comparison, metric: Metric, seeds: list[int], error: float, confidence: float
+def paired_figures(
+    panel: Panel, arms: tuple[str, str], metric: Metric, seeds: list[int], error: float, confidence: float
 ) -> dict[str, Any]:
-    """What was measured: the figures of both arms, their difference and, with two documents or more, its interval."""
-    variant, twin = (metric.figures(panel.rows(arm, seeds)) for arm in (pair.variant, pair.twin))
+    """What was measured of a variant and its twin: figures, difference and, with two documents or more, interval.
+
+    `error` is the standard error of the difference over documents.
+    """
+    variant, twin = (metric.figures(panel.rows(arm, seeds)) for arm in arms)
     pool = np.stack([metric.figures(panel.rows(arm, seeds)) for arm in panel.arms_with(seeds)])
     seeds_error, freedom = seed_standard_error(variant, twin, pool)
     difference = float((variant - twin).mean())
@@ -50,11 +53,11 @@ def _figures(
     return found
 
 
-def _mean_difference(panel: Panel, pair: Comparison, metric: Metric, seeds: list[int]) -> Floats:
+def mean_difference(panel: Panel, arms: tuple[str, str], metric: Metric, seeds: list[int]) -> Floats:
     """Variant less twin of each document's sum, the mean over seeds; zeros where there is no seed to compare."""
     if not seeds:
         return np.zeros_like(metric.sizes)
-    variant, twin = (metric.numerators[panel.rows(arm, seeds)] for arm in (pair.variant, pair.twin))
+    variant, twin = (metric.numerators[panel.rows(arm, seeds)] for arm in arms)
     difference: Floats = (variant - twin).mean(axis=0)
     return difference
 
@@ -63,15 +66,20 @@ def _compare_panel(
     study: Study, pairs: list[Comparison], task: Task, domain: str, panel: Panel
 ) -> list[dict[str, Any]]:
     columns = [
-        (pair, metric, panel.common_seeds(pair.variant, pair.twin)) for pair in pairs for metric in panel.metrics
+        (pair, (pair.variant, pair.twin), metric, panel.common_seeds(pair.variant, pair.twin))
+        for pair in pairs
+        for metric in panel.metrics
     ]
     errors = document_standard_errors(
-        np.stack([_mean_difference(panel, pair, metric, seeds) for pair, metric, seeds in columns], axis=1),
-        np.stack([metric.sizes for _, metric, _ in columns], axis=1),
+        np.stack(
+            [mean_difference(panel, arms, metric, seeds) for _, arms, metric, seeds in columns],
+            axis=1,
+        ),
+        np.stack([metric.sizes for _, _, metric, _ in columns], axis=1),
         np.random.default_rng([zlib.crc32(task.name.encode()), zlib.crc32(domain.encode())]),
     )
     rows = []
-    for (pair, metric, seeds), error in zip(columns, errors.tolist(), strict=True):
+    for (pair, arms, metric, seeds), error in zip(columns, errors.tolist(), strict=True):
         confidence, margin = _judged(study, len(pairs), metric.name, domain)
         documents = len(metric.sizes) if seeds else 0
         row: dict[str, Any] = {
@@ -90,7 +98,7 @@ def _compare_panel(
             "margin": margin,
         }
         if documents:
-            row |= _figures(panel, pair, metric, seeds, error, confidence)
+            row |= paired_figures(panel, arms, metric, seeds, error, confidence)
         if margin is not None:
             ends = (row["interval_low"], row["interval_high"]) if "interval_low" in row else None
             row["outcome"] = outcome(ends, margin, lower_is_better=metric.name != ACCURACY)

@@ -9,7 +9,19 @@ import pyarrow as pa
 
 from sharelm.study import Study
 from sharelm.study.tree import STAGES
-from sharelm.verdict.finding import DIVERGED, KEPT, MET, NOT_MET, NOT_SHOWN, Evidence, listed, missing_text
+from sharelm.verdict.finding import (
+    DIVERGED,
+    KEPT,
+    MET,
+    NOT_MET,
+    NOT_SHOWN,
+    Evidence,
+    listed,
+    missing_text,
+    number_text,
+    percent_text,
+)
+from sharelm.verdict.kpis import OF_FULL
 from sharelm.verdict.stages import SUPPORTED
 
 _FEW = 3  # variants whose figures a line has room for; of more it says how far they reach, and the report has the rest
@@ -57,10 +69,9 @@ def _together(evidence: Evidence, names: list[str], whole: str = "all {} variant
     return whole.format(everyone) if len(names) == everyone > _FEW else listed(names)
 
 
-def _reach(figures: Iterable[float], form: str) -> str:
-    """`12 to 66`, or one figure where they look the same."""
-    ordered = sorted(figures)
-    return " to ".join(dict.fromkeys(format(figure, form) for figure in (ordered[0], ordered[-1])))
+def _reach(least: str, most: str) -> str:
+    """`12 to 66 %`, or one figure where they look the same."""
+    return most if least == most else f"{least.removesuffix(' %')} to {most}"
 
 
 def _answer(evidence: Evidence, rows: _Rows) -> str:
@@ -72,7 +83,8 @@ def _answer(evidence: Evidence, rows: _Rows) -> str:
         names = by_outcome[outcome]
         saved = {name: 100 * evidence.storage_saved(name) for name in names}
         if len(names) > _FEW:
-            return f"{_together(evidence, names, whole)} ({_reach(saved.values(), '.0f')} % fewer parameters)"
+            reach = _reach(*(f"{end(saved.values()):.0f} %" for end in (min, max)))
+            return f"{_together(evidence, names, whole)} ({reach} fewer parameters)"
         return listed((f"{name} ({saved[name]:.0f} % fewer parameters)" for name in names), joint)
 
     parts = []
@@ -106,20 +118,36 @@ def _accuracy(evidence: Evidence, rows: _Rows) -> str:
 
 def _compared_together(evidence: Evidence, rows: _Rows) -> list[str]:
     """What is said of each variant; of many whose loss alone decides alike, the least and the most it differs by."""
-    texts = {name: _compared(evidence, rows, name) for name in _variants(evidence)}
-    said = []
+    said, left = [], _variants(evidence)
     for outcome in (MET, NOT_MET):
-        alike = {
-            name: text.removeprefix(f"{name} {_spoken(outcome)}, loss ")
-            for name, text in texts.items()
-            if text.endswith(")") and text.startswith(f"{name} {_spoken(outcome)}, loss ") and text.count("(") == 1
-        }
+        alike = [name for name in left if _loss_decides(evidence, rows, name) == outcome]
         if len(alike) > _FEW:
-            ordered = sorted(alike, key=lambda name: float(evidence.loss(name, "depth")["difference"]))
-            least, most = (f"{alike[name].replace('(', f'({name}, ')}" for name in (ordered[0], ordered[-1]))
-            said.append(f"{_together(evidence, list(alike))} {_spoken(outcome)}, loss {least} to {most}")
-            texts = {name: text for name, text in texts.items() if name not in alike}
-    return [*said, *texts.values()]
+            losses = sorted(
+                (evidence.loss(name, "depth") for name in alike), key=lambda loss: float(loss["difference"])
+            )
+            least, most = (_differs(loss, f"{loss['variant']}, ") for loss in (losses[0], losses[-1]))
+            said.append(f"{_together(evidence, alike)} {_spoken(outcome)}, loss {least} to {most}")
+            left = [name for name in left if name not in alike]
+    return [*said, *(_compared(evidence, rows, name) for name in left)]
+
+
+def _loss_decides(evidence: Evidence, rows: _Rows, name: str) -> str | None:
+    """The outcome of a variant of which nothing but its loss is said."""
+    kpi, loss = rows[name, "kpi", "accuracy"], evidence.loss(name, "depth")
+    if kpi["measure"] == DIVERGED or missing_text(loss):
+        return None
+    decides = not _unshown(evidence, name) if kpi["outcome"] == MET else loss["outcome"] == "worse"
+    return str(kpi["outcome"]) if decides else None
+
+
+def _unshown(evidence: Evidence, name: str) -> list[str]:
+    return [row["task"] for row in evidence.tasks(name) if row["outcome"] == NOT_SHOWN]
+
+
+def _differs(loss: dict[str, Any], whose: str = "") -> str:
+    """`+0.171 nats (interval -0.123 to +0.466)`."""
+    low, high = loss["interval_low"], loss["interval_high"]
+    return f"{loss['difference']:+.3f} nats ({whose}interval {low:+.3f} to {high:+.3f})"
 
 
 def _compared(evidence: Evidence, rows: _Rows, name: str) -> str:
@@ -130,13 +158,12 @@ def _compared(evidence: Evidence, rows: _Rows, name: str) -> str:
         return f"{text}, {_diverged(evidence, kpi)}"
     if missing := missing_text(loss):
         return f"{text}, {missing}"
-    low, high = loss["interval_low"], loss["interval_high"]
-    text += f", loss {loss['difference']:+.3f} nats (interval {low:+.3f} to {high:+.3f})"
+    text += f", loss {_differs(loss)}"
     if loss["outcome"] == NOT_SHOWN and kpi["outcome"] == NOT_SHOWN:
         return f"{text}, {evidence.outlook(loss)}"
     if loss["outcome"] != "worse" and kpi["outcome"] != MET:
         return f"{text}, {kpi['measure']} {kpi['value']:+.3f} (may fall by {kpi['threshold']:g})"
-    tasks = [row["task"] for row in evidence.tasks(name) if row["outcome"] == NOT_SHOWN]
+    tasks = _unshown(evidence, name)
     return f"{text}, not shown for {listed(tasks)}" if kpi["outcome"] == MET and tasks else text
 
 
@@ -152,9 +179,11 @@ def _kpi(title: str, kpi: str, evidence: Evidence, rows: _Rows) -> str:
     groups = _grouped((name, _decided(rows[name, "kpi", kpi])) for name in names if name not in brief)
     for text, alike in groups:
         if len(alike) > _FEW and text:
-            reach = _reach((100 * rows[name, "kpi", kpi]["value"] for name in alike), ".3g")
-            most = f"{100 * rows[alike[0], 'kpi', kpi]['threshold']:.4g}"
-            said.append(f"{_together(evidence, alike)} {text} {reach} % of the full model's (at most {most} %)")
+            most = rows[alike[0], "kpi", kpi]["threshold"]
+            ratios = [rows[name, "kpi", kpi]["value"] for name in alike]
+            reach = _reach(*(percent_text(end(ratios), most) for end in (min, max)))
+            limit = f"at most {number_text(100 * most)} %"
+            said.append(f"{_together(evidence, alike)} {text} {reach}{OF_FULL} ({limit})")
             continue
         for name in alike:
             row = rows[name, "kpi", kpi]

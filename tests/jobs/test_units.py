@@ -17,7 +17,7 @@ from rich.console import Console
 import jobs.progress
 import jobs.study
 from jobs.board import Snapshot, Standing, covered
-from jobs.measure import Place, measure_costs
+from jobs.measure import CostMeter, Place
 from jobs.progress import Progress, duration
 from jobs.train import split
 from sharelm.errors import InputError, IntegrityError, ShareLMError, StoreError
@@ -229,7 +229,9 @@ def test_a_cost_that_cannot_be_measured_does_not_keep_the_others_from_it(
     monkeypatch.setattr("jobs.measure._weights", lambda store, study, step: step)
     board = SimpleNamespace(span=SimpleNamespace(remote=lambda *span: None))
     place = Place(study, str(tmp_path), Machine("cpu", "fp32", "a CPU"), 1, board)
-    asked = [(trial, name, workload, f"cost-{name}") for name in ("one", "two", "three")]
-    with pytest.raises(ShareLMError, match=f"^{trial.name} in {workload.name}: the model does not fit into memory"):
-        measure_costs._function(place, asked)
+    meter = CostMeter.__ray_metadata__.modified_class(place)
+    meter.measure(trial, "one", workload, "cost-one")
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        meter.measure(trial, "two", workload, "cost-two")
+    meter.measure(trial, "three", workload, "cost-three")
     assert {manifest.step for manifest in store.manifests("costs", study.name)} == {"cost-one", "cost-three"}
