@@ -14,7 +14,8 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.peers import GPU, SETTINGS, RandomRows, join_alone, run_of, stepping, synchronise
+from benchmarks.peers import SETTINGS, join_alone, run_of, stepping
+from benchmarks.plain import GPU, RandomRows, synchronise
 
 WARM_UP = 20
 SHAPES = ("tiny", "small", "study-12k", "study")

@@ -1,7 +1,7 @@
 """What `benchmarks.training` measures, each in a process of its own: `python -m benchmarks.peers PEER SHAPE SCHEME`.
 
-Peers train the same model (Qwen3's layers, as the project's are) on random tokens, in bf16 on a GPU and fp32 on a CPU,
-with AdamW and clipping. The last line is one JSON object.
+Peers train the same model (Qwen3's layers, as the project's are; `gpt2` one of about the same FLOPs) on random tokens,
+in bf16 on a GPU and fp32 on a CPU, with AdamW and clipping. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -13,14 +13,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from benchmarks.plain import (
+    DEVICE,
+    GPU,
+    PRECISION,
+    RandomRows,
+    Setting,
+    plain_gpt2,
+    plain_qwen3,
+    synchronise,
+    timed,
+    trainer,
+)
 from sharelm.model import Decoder
 from sharelm.sharing import ModelShape
 from sharelm.steps import Machine
@@ -29,20 +41,7 @@ from sharelm.study import Study, Trial, trials
 from sharelm.study.load import study_from_tree
 from sharelm.study.tree import STAGES
 
-GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if GPU else "cpu")
-PRECISION = "bf16" if GPU else "fp32"
-WARM_UP, TIMED = 5, 20
 EQUAL_STEPS = 200
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A model's sizes and the sequences of a step."""
-
-    model: ModelShape
-    depth: int
-    sequences: int
 
 
 _124M = ModelShape(50_304, 768, 12, 12, 2048, 1024)
@@ -109,128 +108,6 @@ def study_of(setting: Setting, scheme: str, **training: Any) -> tuple[Study, Tri
     return study, next(trial for trial in trials(study) if trial.arm.name == wanted)
 
 
-class RandomRows:
-    """Packed rows in which a token says much about the next, so that there is something to learn."""
-
-    def __init__(self, shape: ModelShape, rows: int = 2000) -> None:
-        random = np.random.default_rng(0)
-        steps = random.integers(0, 8, (rows, shape.context + 1))
-        self._rows = ((np.cumsum(steps, axis=1) * 37 + random.integers(0, 64, (rows, 1))) % shape.vocabulary).astype(
-            np.int64
-        )
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def batch(self, indices: Any) -> Any:
-        """These rows."""
-        return self._rows[indices]
-
-
-def synchronise() -> None:
-    """Wait for the GPU."""
-    if GPU:
-        torch.cuda.synchronize()
-
-
-def timed(step: Callable[[int], None], tokens: int, built: float) -> dict[str, Any]:
-    """Tokens a second over some steps after a warm-up, peak memory, and seconds from `built` to the end of step one.
-
-    The peak is counted from the start: what a captured graph works in is not allocated again when it is replayed.
-    """
-    step(0)
-    synchronise()
-    first = time.perf_counter() - built
-    for number in range(1, WARM_UP):
-        step(number)
-    synchronise()
-    started = time.perf_counter()
-    for number in range(WARM_UP, WARM_UP + TIMED):
-        step(number)
-    synchronise()
-    seconds = time.perf_counter() - started
-    peak = torch.cuda.max_memory_allocated() if GPU else 0
-    return {"tokens_per_second": tokens * TIMED / seconds, "peak_bytes": peak, "first_step_seconds": first}
-
-
-def qwen3(setting: Setting) -> Any:
-    """transformers' model of these sizes, in fp32 weights."""
-    import transformers
-
-    shape = setting.model
-    config = transformers.Qwen3Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.width,
-        intermediate_size=shape.feed_forward,
-        num_hidden_layers=setting.depth,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_width,
-        max_position_embeddings=shape.context,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-        use_cache=False,
-    )
-    return transformers.Qwen3ForCausalLM(config).to(DEVICE)
-
-
-def plain(setting: Setting, compiled: bool) -> dict[str, Any]:
-    """A plain loop: autocast, whole logits in fp32, fused AdamW."""
-    built = time.perf_counter()
-    model, shape = qwen3(setting), setting.model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=GPU)
-    run = torch.compile(model) if compiled else model
-    batch = torch.from_numpy(RandomRows(shape, setting.sequences).batch(slice(None))).to(DEVICE)
-
-    def step(_: int) -> None:
-        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=GPU):
-            logits = run(input_ids=batch[:, :-1]).logits
-        loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return timed(step, setting.sequences * shape.context, built)
-
-
-def trainer(setting: Setting) -> dict[str, Any]:
-    """transformers' Trainer at the same batch, its defaults but for bf16 and the fused optimizer."""
-    import transformers
-
-    built, shape = time.perf_counter(), setting.model
-    rows = RandomRows(shape).batch(slice(None))
-    data = [{"input_ids": row[:-1], "labels": row[:-1]} for row in torch.from_numpy(rows)]
-    moments: list[float] = []
-
-    class Clock(transformers.TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            if len(moments) in (0, WARM_UP - 1, WARM_UP + TIMED - 1):
-                synchronise()
-            moments.append(time.perf_counter())
-
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = transformers.TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=setting.sequences,
-            max_steps=WARM_UP + TIMED,
-            bf16=GPU,
-            use_cpu=not GPU,
-            optim="adamw_torch_fused" if GPU else "adamw_torch",
-            logging_strategy="no",
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-        )
-        transformers.Trainer(qwen3(setting), arguments, train_dataset=data, callbacks=[Clock()]).train()
-    seconds = moments[WARM_UP + TIMED - 1] - moments[WARM_UP - 1]
-    return {
-        "tokens_per_second": setting.sequences * shape.context * TIMED / seconds,
-        "peak_bytes": torch.cuda.max_memory_allocated() if GPU else 0,
-        "first_step_seconds": moments[0] - built,
-    }
-
-
 def loop(setting: Setting, scheme: str) -> dict[str, Any]:
     """The project's model, graph and loss under torch's own optimizer: no DeepSpeed, no Ray."""
     from sharelm.training.engine import repeat_to_the_bit
@@ -244,7 +121,7 @@ def loop(setting: Setting, scheme: str) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=GPU)
     batch = torch.from_numpy(RandomRows(shape, setting.sequences).batch(slice(None))).to(DEVICE)
 
-    def loss_of(rows: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss_of(rows: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         loss = model(rows[:, :-1], targets=rows[:, 1:])
         return loss, loss
 
@@ -345,9 +222,7 @@ def equal_losses(setting: Setting, scheme: str) -> dict[str, Any]:
             model, run.passes = run.model, {}
             model._run_depth = run_depth
 
-            def whole(
-                tokens: torch.Tensor, targets: torch.Tensor | None = None, model: Decoder = model
-            ) -> torch.Tensor:
+            def whole(tokens: Tensor, targets: Tensor | None = None, model: Decoder = model) -> Tensor:
                 logits = model.head(model.hidden(tokens))
                 return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())  # type: ignore[union-attr]
 
@@ -385,8 +260,9 @@ def main() -> None:
     if peer in ("deepspeed", "equal"):
         join_alone()
     peers: dict[str, Callable[[], dict[str, Any]]] = {
-        "eager": lambda: plain(setting, compiled=False),
-        "compiled": lambda: plain(setting, compiled=True),
+        "eager": lambda: plain_qwen3(setting, compiled=False),
+        "compiled": lambda: plain_qwen3(setting, compiled=True),
+        "gpt2": lambda: plain_gpt2(setting),
         "trainer": lambda: trainer(setting),
         "loop": lambda: loop(setting, scheme),
         "deepspeed": lambda: deepspeed(setting, scheme),

@@ -17,7 +17,8 @@ import sys
 import tempfile
 from typing import Any
 
-from benchmarks.peers import GPU, SCHEMES, SETTINGS, study_of
+from benchmarks.peers import SCHEMES, SETTINGS, study_of
+from benchmarks.plain import GPU
 
 DATASHEET_TFLOPS = 990
 PEERS = ("eager", "compiled", "trainer", "loop", "deepspeed", "ray")

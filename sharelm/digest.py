@@ -54,6 +54,8 @@ def _plain(node: Any) -> Any:
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.JoinedStr):  # some releases put empty strings between its parts
+        fields["values"] = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
     if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
         fields["body"] = fields["body"][1:]
     return [type(node).__name__, *([name, _plain(value)] for name, value in fields.items() if value not in (None, []))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from sharelm.cost.memory import peak_bytes
 from sharelm.cost.money import cost_per_1m_tokens
+from sharelm.cost.serving import Request, Step, graphed
 from sharelm.model import Decoder, load_model
 from sharelm.steps import Machine
 from sharelm.study.tree import Cost, Workload
@@ -21,41 +21,13 @@ from sharelm.study.tree import Cost, Workload
 WARM_UP_SECONDS = {"cpu": 1.0, "cuda": 3.0}  # an H200 served a third slower than later for its first two seconds
 
 
-class Request:
-    """One batch of random prompts that is served greedily; time does not depend on what the tokens say."""
-
-    def __init__(self, model: Decoder, workload: Workload) -> None:
-        generator = torch.Generator().manual_seed(0)
-        size = (workload.batch, workload.prompt_tokens)
-        prompt = torch.randint(model.shape.vocabulary, size, generator=generator)
-        self.model = model
-        self.workload = workload
-        self.prompt = prompt.to(model.device)
-        self.caches = model.caches(workload.batch, workload.prompt_tokens + workload.new_tokens)
-
-    def prefill(self) -> Tensor:
-        """The first new token [B, 1] of every prompt, from empty caches."""
-        self.caches.keep([0] * self.workload.batch)
-        return self.decode(self.prompt)
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        """The token [B, 1] that follows `tokens` [B, T] and all before them."""
-        logits: Tensor = self.model(tokens, caches=self.caches, last_only=True)
-        return logits[:, -1].argmax(dim=-1, keepdim=True)
-
-    def decode_last(self) -> Tensor:
-        """The last step of a request alone: what the one before it left is taken as there."""
-        self.caches.keep([self.workload.prompt_tokens + self.workload.new_tokens - 2] * self.workload.batch)
-        return self.decode(self.prompt[:, -1:])
-
-
-def _seconds(run: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
-    """Wall time of `run` with all that it started on the device, and its result."""
+def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
+    """Wall time of `run` with all that it started on the device."""
     _wait(device)
     start = time.perf_counter()
-    result = run()
+    run()
     _wait(device)
-    return time.perf_counter() - start, result
+    return time.perf_counter() - start
 
 
 def _wait(device: torch.device) -> None:
@@ -68,18 +40,19 @@ def measure(weights: Path, workload: Workload, machine: Machine, cost: Cost) -> 
     """One row of the table `costs` for the model in this file, less the columns that name the trial.
 
     Each of `workload.repeats` requests, after some that warm up, is timed from empty caches to its last token, with
-    the device waited for around the prefill and around every decoding step. Throughput is that of the median
-    request. Memory is counted in a request of its own, for counting takes time.
+    the device waited for around the prefill and around every decoding step; on a GPU each of them is one CUDA graph.
+    Throughput is that of the median request. Memory is counted in a request of its own, for counting takes time.
     """
     device = torch.device(machine.device)
     _load(weights, device, machine.precision)  # a process's first load pays for the GPU's context too
     load_seconds, model = _load(weights, device, machine.precision)
     request = Request(model, workload)
+    steps = graphed(request) if device.type == "cuda" else request.steps()
     warm = time.perf_counter() + WARM_UP_SECONDS[device.type]
-    _serve(request, device)
+    _serve(steps, device)
     while time.perf_counter() < warm:
-        _serve(request, device)
-    served = [_serve(request, device) for _ in range(workload.repeats)]
+        _serve(steps, device)
+    served = [_serve(steps, device) for _ in range(workload.repeats)]
     prefill = [seconds[0] for seconds in served]
     decode = [step for seconds in served for step in seconds[1:]]
     median_request = float(np.median([sum(seconds) for seconds in served]))
@@ -109,14 +82,9 @@ def measure(weights: Path, workload: Workload, machine: Machine, cost: Cost) -> 
     }
 
 
-def _serve(request: Request, device: torch.device) -> list[float]:
+def _serve(steps: list[Step], device: torch.device) -> list[float]:
     """Seconds of a request's prefill and of each of its decoding steps."""
-    spent, tokens = _seconds(request.prefill, device)
-    seconds = [spent]
-    for _ in range(request.workload.new_tokens - 1):
-        spent, tokens = _seconds(partial(request.decode, tokens), device)
-        seconds.append(spent)
-    return seconds
+    return [_seconds(step, device) for step in steps]
 
 
 def serve_extremes(model: Decoder, workload: Workload) -> None:

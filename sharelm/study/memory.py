@@ -20,12 +20,13 @@ STAGES = (0, 1, 2, 3)
 _BYTES = {"fp32": 4, "bf16": 2}
 _FEWER_TOKENS = "set a smaller training.sequences_per_pass"
 _MORE_WORKERS = "set more training.workers"
+_OFFLOAD = f"{_MORE_WORKERS}, or training.offload_optimizer = true"
 _ADVICE = {
     "activations": f"{_FEWER_TOKENS}, or training.activation_checkpointing = 'non_reentrant'",
     "logits": _FEWER_TOKENS,
-    "optimizer": _MORE_WORKERS,
+    "optimizer": _OFFLOAD,
     "gradients": _MORE_WORKERS,
-    "step": _MORE_WORKERS,
+    "step": _OFFLOAD,
 }
 
 
@@ -86,24 +87,26 @@ def parts(arm: Arm, training: Training, precision: str, stage: int) -> Parts:
     if training.activation_checkpointing != "off":  # what is kept, and one depth that is run again
         kept = figures.checkpointed_activations_per_token + kept // arm.sharing.depth
     flat = stored * 4 if workers > 1 else 0  # gradients as stage 0 sends them
+    away = training.offload_optimizer  # to the host
     apart = stored * 12 // workers  # from stage 1 on gradients in fp32, and AdamW's temporaries where it is not fused
     return Parts(
         weights=stored * held + (stored * held // workers if stage == 3 else 0),
         gradients=(stored * held if stage < 2 else stored * held // workers) + (BUCKET * 4 if stage == 3 else 0),
-        optimizer=figures.optimizer_bytes(stage, workers, training.optimizer == "muon"),
+        optimizer=0 if away else figures.optimizer_bytes(stage, workers, training.optimizer == "muon"),
         copies=figures.materialised_parameters * (2 * held * merges + size * (size != held)),
         activations=tokens * kept * size,
         logits=min(tokens, HEAD_ROWS) * arm.shape.vocabulary * (13 + size)
         + figures.embedding_parameters * (4 + 2 * size),
         bucket=min(stored, BUCKET) * (held + 4) if stage == 3 else BUCKET * held if stage else 0,
-        step=apart if stage else flat,
+        step=0 if away else apart if stage else flat,
     )
 
 
 def needs(arms: Sequence[Arm], training: Training, precision: str) -> list[Need]:
     """At every stage that the optimizer allows, the arm that needs most."""
     found = []
-    for stage in STAGES if training.optimizer == "adamw" else STAGES[:1]:
+    allowed = STAGES[1:] if training.offload_optimizer else STAGES if training.optimizer == "adamw" else STAGES[:1]
+    for stage in allowed:
         largest, most = max(
             ((arm.name, parts(arm, training, precision, stage)) for arm in arms), key=lambda pair: pair[1].total
         )

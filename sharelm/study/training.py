@@ -40,6 +40,7 @@ class Training(Node):
     workers: Positive = 1
     cpus_per_worker: Positive | None = None  # all of a node's share if absent
     zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"  # auto: the least that fits, known once a study runs
+    offload_optimizer: bool = False  # fp32 weights and AdamW's state in the host's memory; from ZeRO stage 1 on
     trials_per_group: Positive = 16  # small trials one worker group trains, one after another
     placement: Literal["pack", "spread"] = "pack"  # of a group's workers: on few nodes, or on many
     max_failures: Annotated[int, Field(ge=0)] = 3
@@ -73,6 +74,13 @@ class Training(Node):
                 f"zero_stage = {self.zero_stage} cuts matrices into flat parts, and optimizer = 'muon' needs them "
                 "whole; use zero_stage = 0"
             )
+        if self.offload_optimizer and (self.zero_stage == 0 or self.optimizer == "muon"):
+            why = (
+                "zero_stage = 0 keeps them on the device"
+                if self.zero_stage == 0
+                else "optimizer = 'muon' needs stage 0"
+            )
+            raise ValueError(f"offload_optimizer = true moves what ZeRO cut into parts, and {why}; use zero_stage = 1")
         if self.activation_checkpointing == "reentrant":
             raise ValueError(
                 "activation_checkpointing = 'reentrant' crashes DeepSpeed when one block is used several times; "

@@ -68,6 +68,7 @@ def deepspeed_config(training: Training, context: int, world: int, precision: st
             "reduce_scatter": True,
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,
+            "offload_optimizer": {"device": "cpu" if training.offload_optimizer else "none", "pin_memory": True},
             # stage 3: every weight is scattered, and the whole model gathered once for a pass
             "stage3_param_persistence_threshold": 0,
             "stage3_prefetch_bucket_size": 0,

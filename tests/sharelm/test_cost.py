@@ -5,6 +5,7 @@ import torch
 
 from sharelm.cost import cost_of_seconds, cost_per_1m_tokens, measure, measurement
 from sharelm.cost.memory import peak_bytes
+from sharelm.cost.serving import Request, graphed
 from sharelm.model import save_weights
 from sharelm.sharing import footprint
 from sharelm.steps import Machine
@@ -109,10 +110,8 @@ def test_what_is_served_is_what_generation_gives(tmp_path):
 
     model = decoder(SHARINGS["cycle"])
     with torch.inference_mode():
-        request = measurement.Request(model, WORKLOAD)
-        tokens = [request.prefill()]
-        for _ in range(WORKLOAD.new_tokens - 1):
-            tokens.append(request.decode(tokens[-1]))
+        request = Request(model, WORKLOAD)
+        tokens = [step() for step in request.steps()]
     assert torch.cat(tokens, dim=1).tolist() == generate(model, request.prompt.tolist(), WORKLOAD.new_tokens)
 
 
@@ -144,3 +143,17 @@ def test_cost_on_a_gpu(tmp_path):
     assert row["kv_bytes"] == 3 * 15 * expected.kv_bytes_per_token(2)
     assert row["rest_bytes"] > 3 * SHAPE.vocabulary * 2
     assert 0 < row["decode_ms_p50"] < 50
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("scheme", SHARINGS)
+def test_graphed_steps_serve_the_same_tokens_again_and_again(scheme):
+    model = decoder(SHARINGS[scheme]).to("cuda").eval()
+    with torch.inference_mode():
+        request = Request(model, WORKLOAD)
+        eager = [step().tolist() for step in request.steps()]
+        steps = graphed(request)
+        for _ in range(3):
+            request.caches.keys.random_()  # what a request leaves there is no part of the next
+            assert [step().tolist() for step in steps] == eager

@@ -1,5 +1,6 @@
 """Digests: what must change them, what must not; checked against modules written for the purpose."""
 
+import ast
 import sys
 
 import pytest
@@ -84,3 +85,20 @@ def test_an_unknown_module_is_an_error():
     for name in ("no_such_module", "sharelm.no_such_module"):
         with pytest.raises(ModuleNotFoundError, match=name):
             code_digest(name)
+
+
+def test_empty_strings_that_some_pythons_see_in_a_formatted_one_change_nothing(code, monkeypatch):
+    """Python 3.12's parser puts one after a part with a format; a store must serve all releases."""
+    source = SOURCE + "\ndef line(x):\n    return f'{x:>{5}} and {x:.2f}'\n"
+    before, parse = code(source), ast.parse
+
+    def parse_as_another_release(text):
+        tree = parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                node.values.append(ast.Constant(""))
+        return tree
+
+    monkeypatch.setattr(ast, "parse", parse_as_another_release)
+    assert code(source) == before
+    assert code(source.replace(" and ", " or ")) != before

@@ -162,6 +162,7 @@ def test_a_parameter_that_a_step_does_not_use_is_refused_at_stage_3(tmp_path: Pa
 
 
 CHECKPOINTING: dict[str, object] = {"activation_checkpointing": "non_reentrant"}
+OFFLOAD: dict[str, object] = {"offload_optimizer": True}
 SETTINGS: dict[int, dict[str, dict[str, object]]] = {
     1: {"stage0": {"zero_stage": 0}, "stage1": {"zero_stage": 1, "sequences_per_pass": 2}},
     2: {
@@ -170,6 +171,7 @@ SETTINGS: dict[int, dict[str, dict[str, object]]] = {
         "stage2": {"zero_stage": 2, "workers": 2},
         "stage1-recomputed": {"zero_stage": 1, "workers": 2, **CHECKPOINTING},
         "stage3": {"zero_stage": 3, "workers": 2},
+        **{f"stage{stage}-offloaded": {"zero_stage": stage, "workers": 2, **OFFLOAD} for stage in (1, 2, 3)},
         "stage2-recomputed-in-parts": {"zero_stage": 2, "workers": 2, "sequences_per_pass": 2, **CHECKPOINTING},
     },
     4: {"stage1": {"zero_stage": 1, "workers": 4}, "stage2": {"zero_stage": 2, "sequences_per_pass": 1, "workers": 4}},
@@ -184,7 +186,7 @@ def test_any_number_of_workers_equals_plain_torch(tmp_path: Path, plain_losses: 
 
 
 def test_killed_trials_resume_to_the_same_bits(tmp_path: Path) -> None:
-    settings = {name: SETTINGS[2][name] for name in ("stage0", "stage1", "stage2", "stage3")}
+    settings = {name: SETTINGS[2][name] for name in ("stage0", "stage1", "stage2", "stage3", "stage2-offloaded")}
     settings["masked"] = {**SETTINGS[2]["stage1"], "dropout": 0.1, "stochastic_depth": 0.2}
     on_ranks(2, _train_several, str(tmp_path / "whole"), settings)
     for name, training in settings.items():
@@ -204,6 +206,7 @@ def test_killed_trials_resume_to_the_same_bits(tmp_path: Path) -> None:
 
 
 STAGES: dict[str, dict[str, object]] = {f"stage{stage}": {"zero_stage": stage} for stage in (0, 1, 2)}
+STAGES["stage2-offloaded"] = {"zero_stage": 2, **OFFLOAD}
 
 
 def _train_and_stop(folder: str) -> None:
