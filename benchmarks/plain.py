@@ -22,6 +22,7 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 PRECISION = "bf16" if GPU else "fp32"
 WARM_UP, TIMED = 5, 20
+Logits = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,20 @@ def qwen3(setting: Setting) -> Any:
     return transformers.Qwen3ForCausalLM(config).to(DEVICE)
 
 
-def plain(setting: Setting, logits_of: Callable[[Tensor], Tensor], model: nn.Module, built: float) -> dict[str, Any]:
-    """A plain loop: autocast, whole logits in fp32, fused AdamW."""
+def plain(setting: Setting, model: nn.Module, logits_of: Logits, compiled: bool, built: float) -> dict[str, Any]:
+    """A plain loop: autocast, whole logits in fp32, fused AdamW; model and loss compiled as one."""
     shape = setting.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=GPU)
     batch = torch.from_numpy(RandomRows(shape, setting.sequences).batch(slice(None))).to(DEVICE)
 
+    def loss_of(tokens: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits_of(tokens).float().flatten(0, 1), targets.flatten())
+
+    run = torch.compile(loss_of) if compiled else loss_of
+
     def step(_: int) -> None:
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=GPU):
-            logits = logits_of(batch[:, :-1])
-        loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+            loss = run(batch[:, :-1], batch[:, 1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -120,15 +125,14 @@ def plain_qwen3(setting: Setting, compiled: bool) -> dict[str, Any]:
     """transformers' model in a plain loop."""
     built = time.perf_counter()
     model = qwen3(setting)
-    run: Any = torch.compile(model) if compiled else model
-    return plain(setting, lambda tokens: run(input_ids=tokens).logits, model, built)
+    return plain(setting, model, lambda tokens: model(input_ids=tokens).logits, compiled, built)
 
 
 def plain_gpt2(setting: Setting) -> dict[str, Any]:
-    """A GPT-2 written by hand, compiled whole, in a plain loop."""
+    """A GPT-2 written by hand in a plain loop, compiled."""
     built = time.perf_counter()
     model = GPT2(setting.model, setting.depth).to(DEVICE)
-    return plain(setting, torch.compile(model), model, built)
+    return plain(setting, model, model, True, built)
 
 
 def trainer(setting: Setting) -> dict[str, Any]:

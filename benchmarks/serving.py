@@ -1,4 +1,4 @@
-"""What measured serving depends on: `python -m benchmarks.serving --store STORE --study NAME [--seed N] [--arms ARM ...]`.
+"""What measured serving depends on: `python -m benchmarks.serving --store STORE --study NAME`.
 
 Measures every trial of a finished study whose weights are in the store, several times over, its steps as CUDA graphs
 (as a study does on a GPU) and launched one by one. Prints each trial's decoding step and its largest over its smallest

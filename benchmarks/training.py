@@ -1,10 +1,10 @@
 """How fast a trial trains, beside its peers, on one GPU: `python -m benchmarks.training [--shapes NAME ...]`.
 
-Peers (`benchmarks/peers.py`): a plain torch loop, eager and compiled; transformers' Trainer; the project's loop alone,
-the same through DeepSpeed as a trial runs it, and that in a Ray Train worker. Each is a process of its own, one after
-another on the same card, compile caches empty at the start. MFU counts the model's FLOPs in closed form
-(`sharelm.sharing.footprint`) against the card's measured matrix product and against 990 TFLOP/s. Prints a table and
-ends with one JSON line.
+Peers (`benchmarks/peers.py`): a plain torch loop over transformers' Qwen3, eager and compiled, and over a hand-written
+GPT-2, compiled; transformers' Trainer; the project's loop alone, the same through DeepSpeed as a trial runs it, and it
+in a Ray Train worker. Each is a process of its own, one after another on the same card, compile caches empty at the
+start. MFU counts the model's FLOPs in closed form (`sharelm.sharing.footprint`) against the card's measured matrix
+product and against 990 TFLOP/s. Prints a table and ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from benchmarks.peers import SCHEMES, SETTINGS, study_of
 from benchmarks.plain import GPU
 
 DATASHEET_TFLOPS = 990
-PEERS = ("eager", "compiled", "trainer", "loop", "deepspeed", "ray")
+PEERS = ("eager", "compiled", "gpt2", "trainer", "loop", "deepspeed", "ray")
 ROWS = {  # what is measured of each shape
     "124M": [(peer, "independent") for peer in PEERS] + [("deepspeed", "albert")],
     # a batch at which whole fp32 logits fit beside all that eager layers keep
-    "124M-small-batch": [(peer, "independent") for peer in ("eager", "compiled", "trainer", "deepspeed")],
-    "355M": [(peer, "independent") for peer in ("compiled", "trainer", "deepspeed")] + [("deepspeed", "albert")],
+    "124M-small-batch": [(peer, "independent") for peer in ("eager", "compiled", "gpt2", "trainer", "deepspeed")],
+    "355M": [(peer, "independent") for peer in ("compiled", "gpt2", "trainer", "deepspeed")]
+    + [("deepspeed", "albert")],
     "study": [("loop", "independent"), *(("deepspeed", scheme) for scheme in SCHEMES), ("equal", "cycle")],
     "study-12k": [("deepspeed", "independent")],
     "tiny": [(peer, "independent") for peer in (*PEERS, "equal")],

@@ -74,13 +74,12 @@ class Training(Node):
                 f"zero_stage = {self.zero_stage} cuts matrices into flat parts, and optimizer = 'muon' needs them "
                 "whole; use zero_stage = 0"
             )
-        if self.offload_optimizer and (self.zero_stage == 0 or self.optimizer == "muon"):
-            why = (
-                "zero_stage = 0 keeps them on the device"
-                if self.zero_stage == 0
-                else "optimizer = 'muon' needs stage 0"
+        if self.offload_optimizer and self.optimizer == "muon":
+            raise ValueError("offload_optimizer = true needs ZeRO, which optimizer = 'muon' is not for; use 'adamw'")
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError(
+                "zero_stage = 0 keeps the optimizer on the device; offload_optimizer = true needs 1, 2, 3 or 'auto'"
             )
-            raise ValueError(f"offload_optimizer = true moves what ZeRO cut into parts, and {why}; use zero_stage = 1")
         if self.activation_checkpointing == "reentrant":
             raise ValueError(
                 "activation_checkpointing = 'reentrant' crashes DeepSpeed when one block is used several times; "

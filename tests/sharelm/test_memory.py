@@ -1,6 +1,7 @@
 """Memory of a training step: closed forms against hand-counted numbers and measured peaks; the stage they choose."""
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,6 +60,8 @@ def test_parts_against_numbers_counted_by_hand():
     assert parts(one, asked, "bf16", 1).gradients == 1520
     assert parts(one, asked, "bf16", 3).weights == 1520 + 760
     assert parts(one, training(one.shape, 1), "fp32", 0).step == 0  # one worker sends nothing
+    away = parts(one, training(one.shape, 1, workers=2, zero_stage=2, offload_optimizer=True), "bf16", 2)
+    assert away == replace(second, optimizer=0, step=0)
 
 
 def test_the_least_stage_that_fits_and_why():
@@ -74,6 +77,9 @@ def test_the_least_stage_that_fits_and_why():
         assert chosen == stage
         assert f"ZeRO stage {stage}: the largest arm, independent, needs" in why
         assert f"of {memory / 2**30:.2g} GiB" in why
+    away = training(WIDE, 2, workers=8, zero_stage="auto", offload_optimizer=True)
+    assert [need.stage for need in needs([small, big], away, "fp32")] == [1, 2, 3]
+    assert least_stage([small, big], away, "fp32", 100 * GB)[0] == 1
     with pytest.raises(InputError, match=r"no stage fits; at stage 2 arm independent needs .* largest part is bucket"):
         least_stage([small, big], asked, "fp32", round(totals[2] / 0.8) - 9)
 
@@ -82,7 +88,7 @@ def test_the_least_stage_that_fits_and_why():
     ("sequences", "depth", "words"),
     [
         (64, 2, r"largest part is activations, .*sequences_per_pass, or .*'non_reentrant'"),
-        (1, 400, r"largest part is optimizer, .* more training.workers"),
+        (1, 400, r"largest part is optimizer, .* more training.workers, or training.offload_optimizer = true"),
     ],
 )
 def test_where_nothing_fits_the_largest_part_is_named(sequences, depth, words):

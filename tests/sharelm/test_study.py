@@ -84,6 +84,8 @@ REFUSED = [
         ["variant 'late' has a late loop", "zero_stage = 3", "use 0, 1 or 2"],
     ),
     ({"training__zero_stage": 1, "training__optimizer": "muon"}, ["zero_stage = 1", "optimizer = 'muon'"]),
+    ({"training__zero_stage": 0, "training__offload_optimizer": True}, ["zero_stage = 0", "offload_optimizer = true"]),
+    ({"training__optimizer": "muon", "training__offload_optimizer": True}, ["optimizer = 'muon'", "use 'adamw'"]),
     ({"training__activation_checkpointing": "reentrant"}, ["'reentrant'", "'non_reentrant'"]),
     ({"training__learning_rate": float("inf")}, ["training.learning_rate"]),
     ({"kpi__accuracy__loss_margin_nats": -0.1}, ["kpi.accuracy.loss_margin_nats = -0.1"]),
