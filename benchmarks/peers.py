@@ -151,7 +151,7 @@ def join_alone() -> None:
     torch.distributed.init_process_group("nccl" if GPU else "gloo")
 
 
-def run_of(setting: Setting, scheme: str, rows: RandomRows, **training: Any) -> Any:
+def run_of(setting: Setting, scheme: str, rows: Any, **training: Any) -> Any:
     """A trial's run over the process group that is there."""
     from sharelm.training.trial import Run
 
