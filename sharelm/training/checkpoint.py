@@ -181,11 +181,11 @@ def restore(engine: Any, store: Store, study: str, trial: str) -> Progress | Non
     """Load the newest checkpoint of this trial, or return None where there is none; every rank calls it.
 
     What the same number of workers wrote is restored to the bit; what another number wrote, exactly too, but its sums
-    go on in another order. At ZeRO stage 3 what another number wrote is not read.
+    go on in another order.
     """
-    world, any_number = dist.get_world_size(), engine.zero_optimization_stage() < 3
+    world = dist.get_world_size()
     found = _of(store, study, trial) if dist.get_rank() == 0 else []
-    choice = [max((m.step for m in found if any_number or m.facts["world"] == world), default="")]
+    choice = [max((m.step for m in found), default="")]
     dist.broadcast_object_list(choice, src=0)
     if not choice[0]:
         return None

@@ -72,6 +72,7 @@ def deepspeed_config(training: Training, context: int, world: int, precision: st
             # stage 3: every weight is scattered, and the whole model gathered once for a pass
             "stage3_param_persistence_threshold": 0,
             "stage3_prefetch_bucket_size": 0,
+            "sub_group_size": _NO_LIMIT,  # a limit would cut other groups for another number of workers
             "stage3_max_live_parameters": _NO_LIMIT,
             "stage3_max_reuse_distance": _NO_LIMIT,
         },

@@ -1,26 +1,63 @@
-"""ZeRO's optimizer files of stages 1 and 2, cut anew for another number of workers.
+"""ZeRO's optimizer files, cut anew for another number of workers.
 
-ZeRO lays the fp32 weights of a parameter group, and each of AdamW's moments, end to end in one vector, pads it to a
-multiple of the workers, and gives each its equal part. The vectors are the same for any number of workers.
+ZeRO lays the fp32 weights of a parameter group, and each of AdamW's moments, end to end in one vector. Stages 1 and 2
+pad the vector to a multiple of the workers and give each its equal part; stage 3 pads every parameter, and each worker
+has the end-to-end vector of its parts. The order of parameters is the same for any number of workers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
 
+# what DeepSpeed calls the inner optimizer's state and the fp32 weights, at stages 1 and 2 and at stage 3
+_NAMES = (
+    ("base_optimizer_state", "single_partition_of_fp32_groups"),
+    ("optimizer_state_dict", "fp32_flat_groups"),
+)
+
+
+class Piece(NamedTuple):
+    """What is cut into equal parts by itself: its elements, and those of a part as written and as wanted."""
+
+    numel: int
+    written: int
+    wanted: int
+
+
+def recut(shards: list[Tensor], pieces: list[Piece], rank: int, world: int) -> Tensor:
+    """The vector of worker `rank` of `world`, from those that the writers had, in order."""
+    mine, start = [], 0
+    for piece in pieces:
+        whole = torch.cat([shard.narrow(0, start, piece.written) for shard in shards])[: piece.numel]  # padding is last
+        whole = pad(whole, (0, piece.wanted * world - piece.numel))
+        mine.append(whole.narrow(0, rank * piece.wanted, piece.wanted))
+        start += piece.written
+    return torch.cat(mine)
+
+
+def _pieces(engine: Any, writers: int, written: list[int]) -> list[list[Piece]]:
+    """The pieces of every parameter group; a writer's vector of it had `written` elements."""
+    optimizer, world = engine.optimizer, dist.get_world_size()
+    if engine.zero_optimization_stage() == 3:
+        numels = [[p.ds_numel for p in group] for group in optimizer.fp16_groups]
+        return [[Piece(numel, -(-numel // writers), -(-numel // world)) for numel in group] for group in numels]
+    wanted = [part.numel() for part in optimizer.single_partition_of_fp32_groups]
+    sums = [sum(p.numel() for p in group) for group in optimizer.bit16_groups]
+    return [[Piece(*sizes)] for sizes in zip(sums, written, wanted, strict=True)]
+
 
 def reshard(engine: Any, folder: Path, writers: int, load: Callable[[Path], Any]) -> None:
     """Replace the files of a checkpoint of `writers` workers by those that this worker of this engine would read.
 
     Args:
-        engine: of ZeRO stage 1 or 2.
+        engine: of ZeRO stage 1, 2 or 3.
         folder: DeepSpeed's files, which may be links; what they point to is left alone.
         writers: how many workers wrote them.
         load: reads a file without running code from it.
@@ -28,24 +65,16 @@ def reshard(engine: Any, folder: Path, writers: int, load: Callable[[Path], Any]
     names = engine._get_mp_rank_zero_checkpoint_names(folder.parent, folder.name, 0, writers, engine.bfloat16_enabled())
     parts = [load(Path(name)) for name in names]
     states = [part["optimizer_state_dict"] for part in parts]
-    optimizer = engine.optimizer
-    for group, parameters in enumerate(optimizer.bit16_groups):
-        numel = sum(p.numel() for p in parameters)
-        size = optimizer.single_partition_of_fp32_groups[group].numel()
-
-        def mine(shards: list[Tensor], numel: int = numel, size: int = size) -> Tensor:
-            whole = torch.cat(shards)[:numel]  # padding is at the end
-            whole = pad(whole, (0, size * dist.get_world_size() - numel))
-            return whole.narrow(0, dist.get_rank() * size, size).clone()
-
-        first = states[0]["base_optimizer_state"]["state"][group]
+    inner, fp32 = _NAMES[engine.zero_optimization_stage() == 3]
+    rank, world = dist.get_rank(), dist.get_world_size()
+    for group, pieces in enumerate(_pieces(engine, writers, [vector.numel() for vector in states[0][fp32]])):
+        moments = [state[inner]["state"][group] for state in states]
         for key in ("exp_avg", "exp_avg_sq"):
-            first[key] = mine([state["base_optimizer_state"]["state"][group][key] for state in states])
-        fp32 = [state["single_partition_of_fp32_groups"] for state in states]
-        fp32[0][group] = mine([groups[group] for groups in fp32])
+            moments[0][key] = recut([each[key] for each in moments], pieces, rank, world)
+        states[0][fp32][group] = recut([state[fp32][group] for state in states], pieces, rank, world)
+    weights = load(min(folder.glob("*model_states.pt")))  # at stage 3 one a writer, without the weights, all the same
     _replace(Path(engine._get_zero_ckpt_name(folder.parent, folder.name)), parts[0])
-    weights = Path(engine._get_ckpt_name(folder.parent, folder.name))
-    _replace(weights, {**load(weights), "dp_world_size": dist.get_world_size()})
+    _replace(Path(engine._get_ckpt_name(folder.parent, folder.name)), {**weights, "dp_world_size": world})
 
 
 def _replace(path: Path, state: Any) -> None:

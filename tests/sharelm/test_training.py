@@ -25,6 +25,7 @@ from sharelm.study.training import Training
 from sharelm.training.engine import build_optimizer
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
+from sharelm.training.reshard import Piece, recut
 from sharelm.training.stability import stability
 from sharelm.training.trial import WEIGHTS, Figures, Run, train_trial
 from tests.sharelm.distributed import on_ranks
@@ -205,7 +206,7 @@ def test_killed_trials_resume_to_the_same_bits(tmp_path: Path) -> None:
     assert _losses(tmp_path / "whole" / "masked") != _losses(tmp_path / "whole" / "stage1")
 
 
-STAGES: dict[str, dict[str, object]] = {f"stage{stage}": {"zero_stage": stage} for stage in (0, 1, 2)}
+STAGES: dict[str, dict[str, object]] = {f"stage{stage}": {"zero_stage": stage} for stage in (0, 1, 2, 3)}
 STAGES["stage2-offloaded"] = {"zero_stage": 2, **OFFLOAD}
 
 
@@ -243,6 +244,25 @@ def test_a_stopped_trial_goes_on_with_another_number_of_workers(tmp_path: Path, 
         np.testing.assert_allclose(
             *(_weights(tmp_path / how / name) for how in ("killed", "whole")), rtol=0, atol=1e-6, err_msg=name
         )
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 5), st.integers(1, 5), st.integers(0, 3))
+def test_parts_cut_anew_are_those_of_the_whole(numels: list[int], writers: int, world: int, more: int) -> None:
+    """A vector of pieces, each padded by itself (some by more than they need to be), as every worker would have it."""
+
+    def cut(workers: int, more: int) -> tuple[list[int], list[torch.Tensor]]:
+        parts = [-(-numel // workers) + more for numel in numels]
+        padded = [
+            torch.nn.functional.pad(whole, (0, part * workers - len(whole))).chunk(workers)
+            for whole, part in zip(pieces, parts, strict=True)
+        ]
+        return parts, [torch.cat([piece[rank] for piece in padded]) for rank in range(workers)]
+
+    pieces = [torch.arange(1.0, numel + 1) * (i + 1) for i, numel in enumerate(numels)]
+    (written, shards), (wanted, expected) = cut(writers, more), cut(world, 0)
+    sizes = [Piece(*each) for each in zip(numels, written, wanted, strict=True)]
+    for rank in range(world):
+        assert torch.equal(recut(shards, sizes, rank, world), expected[rank])
 
 
 def _weights(store: Path) -> np.ndarray:
