@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharelm.errors import InputError
@@ -40,11 +41,12 @@ def main() -> None:
     parser.add_argument("arms", nargs="+", metavar="ARM")
     options = parser.parse_args()
     scores = open_store(options.store).read("scores", options.study)
-    panel = build_panel(scores.filter(pc.equal(scores["kind"], "bits_per_byte")), "bits_per_byte")
-    known = {arm for arm, _ in panel.trials}
+    known = pc.unique(scores["arm"]).to_pylist()
     unknown = [arm for arm in options.arms if arm not in known]
     if unknown:
         parser.error(f"study {options.study!r} has no arm {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    scores = scores.filter(pc.is_in(scores["arm"], pa.array(options.arms)))
+    panel = build_panel(scores.filter(pc.equal(scores["kind"], "bits_per_byte")), "bits_per_byte")
     seeds = panel.common_seeds(*options.arms)
     rows: list[dict[str, Any]] = []
     print(f"{'arm':24} {'loss':>8} {'perplexity':>10}   above the one before ({CONFIDENCE:.0%} interval), nats")

@@ -118,6 +118,9 @@ def compare(study: Study, scores: pa.Table) -> pa.Table:
     """
     rows: list[dict[str, Any]] = []
     pairs = comparisons(study)
+    # A rung of the ladder is compared with nothing: its spread over seeds must not enter those of the arms that are.
+    named = pa.array(sorted({arm for pair in pairs for arm in (pair.variant, pair.twin)}))
+    scores = scores.filter(pc.is_in(scores["arm"], named))
     for task in study.evaluation.task:
         scored = scores.filter(pc.equal(scores["task"], task.name))
         rows += _compare_panel(study, pairs, task, ALL, build_panel(scored, task.kind))

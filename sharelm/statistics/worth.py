@@ -72,6 +72,7 @@ class _Losses:
     seeds: list[int]
     task: str
     confidence: float
+    compared: frozenset[str]  # arms of comparisons; a rung's spread over seeds enters only what rests on rungs
 
     @cached_property
     def figures(self) -> Floats:
@@ -93,9 +94,8 @@ class _Losses:
 
     @cached_property
     def _pool(self) -> Floats:
-        return np.stack(
-            [self.metric.figures(self.panel.rows(arm, self.seeds)) for arm in self.panel.arms_with(self.seeds)]
-        )
+        arms = [arm for arm in self.panel.arms_with(self.seeds) if arm in self.compared.union(self.names)]
+        return np.stack([self.metric.figures(self.panel.rows(arm, self.seeds)) for arm in arms])
 
     def contrast(self, weights: Floats) -> tuple[float, float, float]:
         """The weighted sum of the arms' losses and the ends of its interval; the weights sum to zero.
@@ -228,18 +228,21 @@ def worth(study: Study, scores: pa.Table) -> pa.Table:
     panel = build_panel(scores.filter(pc.equal(scores["task"], task.name)), task.kind)
     metric, confidence = panel.metrics[0], study.kpi.accuracy.confidence
     by_name = {arm.name: arm for arm in arms(study)}
-    twins = {pair.variant: by_name[pair.twin] for pair in comparisons(study) if pair.axis == "depth"}
+    pairs = comparisons(study)
+    twins = {pair.variant: by_name[pair.twin] for pair in pairs if pair.axis == "depth"}
     ladder = [
         arm
         for arm in sorted(by_name.values(), key=lambda arm: arm.sharing.depth)
         if arm.role != "variant" and (arm.shape, arm.tokens) == (study.shape, study.training.tokens)
     ]
 
+    compared = frozenset(arm for pair in pairs for arm in (pair.variant, pair.twin))
+
     def losses(names: list[str]) -> _Losses | None:
         seeds = panel.common_seeds(*names)
         if not seeds or not len(metric.sizes):
             return None
-        return _Losses(panel, metric, names, seeds, task.name, confidence)
+        return _Losses(panel, metric, names, seeds, task.name, confidence, compared)
 
     rows = []
     for variant in (arm for arm in by_name.values() if arm.role == "variant"):

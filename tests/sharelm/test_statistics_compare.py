@@ -168,6 +168,14 @@ def test_seeds_are_paired():
     assert paired["standard_error_seeds"] * 100 < unpaired["standard_error_seeds"]
 
 
+def test_a_rungs_spread_over_seeds_widens_no_comparison():
+    study = study_of()
+    wild = planted(0.0, arms=("independent-L2", "independent"), noise=0.5)
+    rung = [found for found in wild if found["arm"] == "independent-L2"]
+    rows = planted(0.02)
+    assert compare(study, table(rows + rung)).equals(compare(study, table(rows)))
+
+
 @EXACT
 @given(st.floats(-0.3, 0.3), st.integers(1, 3), st.integers(2, 30))
 def test_swapping_the_arms_flips_the_sign_and_the_interval(difference, seeds, documents):
