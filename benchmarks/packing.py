@@ -18,7 +18,7 @@ from benchmarks.peers import SETTINGS, join_alone, run_of, stepping
 from benchmarks.plain import GPU, RandomRows, synchronise
 
 WARM_UP = 20
-SHAPES = ("tiny", "small", "study-12k", "study")
+SHAPES = ("tiny", "mini", "midi", "small", "study-12k", "study")
 
 
 def train(shape: str, seconds: float) -> None:

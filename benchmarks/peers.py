@@ -52,6 +52,8 @@ SETTINGS = {
     "355M": Setting(ModelShape(50_304, 1024, 16, 16, 2736, 1024), 24, 32),
     "study": Setting(_STUDY, 8, 48),
     "study-12k": Setting(_STUDY, 8, 24),
+    "midi": Setting(ModelShape(8192, 256, 8, 8, 704, 256), 4, 16),
+    "mini": Setting(ModelShape(4096, 128, 4, 4, 352, 128), 4, 32),
     "small": Setting(ModelShape(8192, 256, 8, 8, 704, 256), 8, 64),
     "tiny": Setting(ModelShape(512, 64, 4, 4, 128, 64), 2, 8),
 }
