@@ -150,11 +150,11 @@ class Decoder(nn.Module):
             "feed_forward": self.feed_forward_recipes.weights(self.feed_forward_blocks, merged),
         }
 
-    def _rotary(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
+    def _rotary(self, positions: Tensor) -> Tensor:
         if self._rotary_table is None or self._rotary_table.device != positions.device:
             with torch.inference_mode(False):  # training may use it later
                 self._rotary_table = rotary_table(self.shape, positions.device)
-        return self._rotary_table[:, positions][:, :, None].to(dtype)
+        return self._rotary_table[:, positions][:, :, :, None]
 
     def _sub_layer(self, kind: Kind, depth: int, weights: dict[str, list[Weights]], rows: int) -> SubLayer:
         own, blocks = getattr(self, f"{kind}_gains"), getattr(self, f"{kind}_blocks")
@@ -191,7 +191,7 @@ class Decoder(nn.Module):
             hidden = F.linear(hidden, self.expansion.to(self.dtype))
         if not self.looping and torch.is_grad_enabled():
             hidden = hidden + self._touch()
-        rotary = self._rotary(positions, hidden.dtype)
+        rotary = self._rotary(positions)
         if self.lanes is not None:
             hidden = hidden.repeat(self.sharing.lanes, 1, 1, 1)
         entered: Tensor | None = None  # what entered the first loop
