@@ -10,6 +10,7 @@ from cluster.show import bytes_text, columns, seconds_text
 from sharelm.sharing.drawing import degrees, draw
 from sharelm.study import Arm, Study, arms, comparisons, models, proxied, proxies, timed_pairs, trials
 from sharelm.study.memory import SHARE, needs
+from sharelm.study.packing import trials_per_gpu
 
 ARM_COLUMNS = ("arm", "role", "blocks read", "ff width", "stored", "materialised", "checkpoint", "KV bytes/token")
 _ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
@@ -93,6 +94,11 @@ def _tuning(study: Study) -> dict[str, Any] | None:
     }
 
 
+def _on_a_gpu(study: Study) -> dict[str, Any]:
+    together, why = trials_per_gpu(models(study), study.training)
+    return {"trials": together, "why": why}
+
+
 def plan_study(study: Study) -> dict[str, Any]:
     """The plan as plain values. FLOPs of prefill and decode are per token at the model's whole context.
 
@@ -127,6 +133,7 @@ def plan_study(study: Study) -> dict[str, Any]:
             {"variant": variant.name, "axis": "time", "like": twin.name} for variant, twin in timed_pairs(study)
         ],
         "memory": _memory(study),
+        "on_a_gpu": None if study.training.device == "cpu" else _on_a_gpu(study),
         "tuning": tuning,
         "total": {
             "trials": len(runs),
@@ -177,7 +184,8 @@ def _memory_text(plan: dict[str, Any]) -> str:
     table = columns(rows, ("ZeRO stage", "largest arm", "precision", "a worker holds"))
     stage = plan["shared"]["training"]["zero_stage"]
     taken = f"the least stage that fits {SHARE:.0%} of a worker's memory" if stage == "auto" else f"stage {stage}"
-    return f"{table}\nIt takes {taken}, for all arms."
+    shares = f"\nOn GPUs, {plan['on_a_gpu']['why']}." if plan["on_a_gpu"] else ""
+    return f"{table}\nIt takes {taken}, for all arms.{shares}"
 
 
 def _tuning_text(plan: dict[str, Any]) -> str:

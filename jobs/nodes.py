@@ -39,6 +39,12 @@ class Resources:
     evaluation_cpus: int
     cost_cpus: int
     parallel_groups: int
+    trials_per_gpu: int = 1
+
+    @property
+    def worker(self) -> dict[str, float]:
+        """What Ray gives one training worker."""
+        return {"CPU": self.cpus_per_worker, **({"GPU": 1 / self.trials_per_gpu} if self.use_gpu else {})}
 
 
 def living_nodes() -> list[Node]:
@@ -50,9 +56,9 @@ def living_nodes() -> list[Node]:
     ]
 
 
-def _room(nodes: Sequence[Node], cpus: int, use_gpu: bool) -> int:
-    """Workers of so many CPUs (and a GPU) that these nodes hold at once; a worker never spans two nodes."""
-    return sum(min(node.gpus, node.cpus // cpus) if use_gpu else node.cpus // cpus for node in nodes)
+def _room(nodes: Sequence[Node], cpus: int, use_gpu: bool, per_gpu: int = 1) -> int:
+    """Workers of so many CPUs (and a part of a GPU) that these nodes hold at once; none spans two nodes."""
+    return sum(min(node.gpus * per_gpu, node.cpus // cpus) if use_gpu else node.cpus // cpus for node in nodes)
 
 
 def _working(nodes: Sequence[Node], use_gpu: bool) -> list[Node]:
@@ -60,11 +66,11 @@ def _working(nodes: Sequence[Node], use_gpu: bool) -> list[Node]:
     return [node for node in nodes if (node.gpus if use_gpu else node.cpus)]
 
 
-def fit(training: Training, nodes: Sequence[Node]) -> Resources:
+def fit(training: Training, nodes: Sequence[Node], per_gpu: int = 1) -> Resources:
     """How the study's work is laid out on these nodes.
 
     Without `training.cpus_per_worker` a worker gets as many CPUs as leave room for all workers of a group, or for
-    one worker on every GPU. Raises `InputError` where the nodes cannot hold a group.
+    `per_gpu` workers on every GPU. Raises `InputError` where the nodes cannot hold a group.
     """
     workers, gpus = training.workers, sum(node.gpus for node in nodes)
     if training.device == "gpu" and not gpus:
@@ -79,8 +85,8 @@ def fit(training: Training, nodes: Sequence[Node]) -> Resources:
         share = max(1, min(node.cpus // node.gpus for node in working))
     else:
         share = next(cpus for cpus in range(largest, 0, -1) if _room(working, cpus, use_gpu) >= workers)
-    per_worker = training.cpus_per_worker or share
-    room = _room(working, per_worker, use_gpu)
+    per_worker = training.cpus_per_worker or max(1, share // per_gpu)
+    room = _room(working, per_worker, use_gpu, per_gpu)
     if room < workers:
         raise InputError(
             f"training.workers = {workers} with {per_worker} CPUs each (training.cpus_per_worker), but the cluster's "
@@ -92,12 +98,13 @@ def fit(training: Training, nodes: Sequence[Node]) -> Resources:
         evaluation_cpus=share if use_gpu else 1,
         cost_cpus=largest,  # a node measures one thing at a time: decoding is bound by what the CPU can launch
         parallel_groups=room // workers,
+        trials_per_gpu=per_gpu,
     )
 
 
 def lacking(workers: int, have: Resources, nodes: Sequence[Node]) -> str | None:
     """What a group waits for since nodes are gone; None where these nodes still hold one."""
-    room = _room(nodes, have.cpus_per_worker, have.use_gpu)
+    room = _room(nodes, have.cpus_per_worker, have.use_gpu, have.trials_per_gpu)
     if room >= workers:
         return None
     return f"waiting for nodes: a group has {workers} workers, the nodes that are left have room for {room}"

@@ -25,6 +25,7 @@ from sharelm.store import Manifest, Store, open_store
 from sharelm.store.studies import record_study
 from sharelm.study import Speeds, Study, Trial, Tried, models, proxies, timed_pairs, trials, tuning
 from sharelm.study.memory import least_stage
+from sharelm.study.packing import trials_per_gpu
 
 if TYPE_CHECKING:
     from jobs.progress import Progress
@@ -73,8 +74,14 @@ class Driver:
         nodes = living_nodes()
         self.have = fit(study.training, nodes)
         self.machine = machine(study, self.have, nodes, store.uri, data)
+        if self.have.use_gpu:
+            together, why = trials_per_gpu(models(study), study.training)
+            self.study = study = study.packed(together)
+            self.have = fit(study.training, nodes, together)
+            progress.stage(why)
         if study.training.zero_stage == "auto":
-            stage, why = least_stage(models(study), study.training, self.machine.precision, self.machine.memory)
+            memory = self.machine.memory // study.training.together
+            stage, why = least_stage(models(study), study.training, self.machine.precision, memory)
             self.study = study = study.staged(stage)
             progress.stage(why)
         self.board: Any = Board.options(scheduling_strategy=_here()).remote()  # type: ignore[attr-defined]

@@ -107,7 +107,7 @@ def train_group(group: Group) -> None:
             scaling_config=ScalingConfig(
                 num_workers=training.workers,
                 use_gpu=have.use_gpu,
-                resources_per_worker={"CPU": have.cpus_per_worker, **({"GPU": 1} if have.use_gpu else {})},
+                resources_per_worker=have.worker,
                 placement_strategy=training.placement.upper(),
             ),
             # Checkpoints are the trial's own, in the store, so that workers on other nodes need not see this folder;

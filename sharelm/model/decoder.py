@@ -205,7 +205,8 @@ class Decoder(nn.Module):
             block = attention[depth]
             parts = [self._sub_layer(kind, depth, weights, len(tokens)) for kind in KINDS]
             dropout = self.dropout if self.training else 0.0
-            arguments = (hidden, parts[0], parts[1], rotary, self.shape.head_width, dropout, kept.get(block))
+            seen, reused = kept.get(block), self.sharing.kv == "first"
+            arguments = (hidden, parts[0], parts[1], rotary, self.shape.head_width, dropout, seen, reused)
             if caches is not None:
                 hidden, seen = run_depth(*arguments, caches.at(depth))
             elif self.activation_checkpointing and torch.is_grad_enabled():
@@ -214,7 +215,7 @@ class Decoder(nn.Module):
                 hidden, seen = checkpoint(self._run_depth, *arguments, use_reentrant=False, preserve_rng_state=draws)
             else:
                 hidden, seen = self._run_depth(*arguments)
-            if self.sharing.kv == "first":
+            if reused:
                 kept[block] = seen
         if caches is not None:
             caches.end()

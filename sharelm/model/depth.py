@@ -30,14 +30,18 @@ def run_depth(
     head_width: int,
     dropout: float = 0.0,
     seen: Seen = None,
+    reused: bool = False,
     extend: Extend | None = None,
 ) -> tuple[Tensor, Seen]:
-    """`hidden` [B, T, width], or [lanes, B, T, width], after both sub-layers; and the keys and values looked at."""
+    """`hidden` [B, T, width], or [lanes, B, T, width], after both sub-layers; and the keys and values looked at.
+
+    The latter only where they are `reused`: as a result they would cost the backward pass two gradients of zeros.
+    """
     entered = _enter(hidden, attention)
     change, seen = attend(entered, attention.gains, attention.weights, rotary, head_width, extend, seen)
     hidden = _leave(hidden, attention, change, dropout)
     change = feed_forward(_enter(hidden, feedforward), feedforward.gains, feedforward.weights)
-    return _leave(hidden, feedforward, change, dropout), seen
+    return _leave(hidden, feedforward, change, dropout), seen if reused else None
 
 
 def _enter(hidden: Tensor, part: SubLayer) -> Tensor:

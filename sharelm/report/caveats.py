@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -37,7 +38,13 @@ def _runs(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]
         )
     if study.training.fast:
         found.append("Training was fast rather than repeatable: another run of the same study ends with other losses.")
-    for row in (row for figures in summary.arms for row in figures.trials if row["status"] != "done"):
+    together = {json.loads(row["resolved_json"]).get("training", {}).get("trials_per_gpu") for row in _trials(summary)}
+    found += [
+        f"Trials were trained {number} at a time on one GPU: their training times are longer than alone, and a trial's "
+        f"training cost is 1/{number} of the GPU's while it trained."
+        for number in sorted(together - {None, "auto", 1})
+    ]
+    for row in (row for row in _trials(summary) if row["status"] != "done"):
         found.append(f"Trial {row['trial']} {row['status']}: {row['error'] or 'no reason recorded'}.")
     found += _halvings(summary)
     reasons = {item["trial"]: item.get("reason") for item in facts.get("missing") or []}
@@ -49,14 +56,13 @@ def _runs(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]
     return found
 
 
+def _trials(summary: Summary) -> list[dict[str, Any]]:
+    return [row for figures in summary.arms for row in figures.trials]
+
+
 def _halvings(summary: Summary) -> list[str]:
     """Which trials did not learn with their arm's rate."""
-    halved = {
-        row["trial"]: row["learning_rate_halvings"]
-        for figures in summary.arms
-        for row in figures.trials
-        if row["learning_rate_halvings"]
-    }
+    halved = {row["trial"]: row["learning_rate_halvings"] for row in _trials(summary) if row["learning_rate_halvings"]}
     if not halved:
         return []
     times = ", ".join(f"{trial} ({number} of at most 3)" for trial, number in halved.items())

@@ -41,6 +41,7 @@ class Training(Node):
     cpus_per_worker: Positive | None = None  # all of a node's share if absent
     zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"  # auto: the least that fits, known once a study runs
     offload_optimizer: bool = False  # fp32 weights and AdamW's state in the host's memory; from ZeRO stage 1 on
+    trials_per_gpu: Literal["auto"] | Annotated[int, Field(ge=1, le=8)] = "auto"  # auto: two where steps are tiny
     trials_per_group: Positive = 16  # small trials one worker group trains, one after another
     placement: Literal["pack", "spread"] = "pack"  # of a group's workers: on few nodes, or on many
     max_failures: Annotated[int, Field(ge=0)] = 3
@@ -52,6 +53,11 @@ class Training(Node):
         """The ZeRO stage of a study that runs."""
         assert self.zero_stage != "auto", "the driver decides"
         return self.zero_stage
+
+    @property
+    def together(self) -> int:
+        """Trials that share a device in a study that runs."""
+        return 1 if self.trials_per_gpu == "auto" else self.trials_per_gpu
 
     def passes(self, context: int) -> int:
         """A worker's forward passes in one step."""
@@ -79,6 +85,11 @@ class Training(Node):
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError(
                 "zero_stage = 0 keeps the optimizer on the device; offload_optimizer = true needs 1, 2, 3 or 'auto'"
+            )
+        if self.together > 1 and self.workers > 1:
+            raise ValueError(
+                f"trials_per_gpu = {self.trials_per_gpu}, but each of workers = {self.workers} needs a GPU of its own; "
+                "use 1 or 'auto'"
             )
         if self.activation_checkpointing == "reentrant":
             raise ValueError(

@@ -26,6 +26,7 @@ HOW_FAST = frozenset(
         "training.cpus_per_worker",
         "training.sequences_per_pass",
         "training.trials_per_group",
+        "training.trials_per_gpu",
         "training.placement",
         "training.max_failures",
         "training.stall_timeout_s",
@@ -297,6 +298,10 @@ class Study(Node):
     def staged(self, stage: int) -> Study:
         """The same study, its ZeRO stage decided."""
         return self.model_copy(update={"training": self.training.model_copy(update={"zero_stage": stage})})
+
+    def packed(self, together: int) -> Study:
+        """The same study, the number of trials that share a GPU decided."""
+        return self.model_copy(update={"training": self.training.model_copy(update={"trials_per_gpu": together})})
 
     @property
     def name(self) -> str:

@@ -354,7 +354,7 @@ class Run:
             **asdict(stability(self.losses, self.norms, training.spike_factor)),
             "training_seconds": self.seconds,
             "tokens_per_second": tokens / self.seconds,
-            "training_cost": self.seconds / 3600 * world * self.study.cost.price_per_hour,
+            "training_cost": self.seconds / 3600 * world * self.study.cost.price_per_hour / training.together,
             "currency": self.study.cost.currency,
             "resumes": self.resumes,
             "learning_rate_halvings": len(self.halved_at),

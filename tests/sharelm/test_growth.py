@@ -44,6 +44,7 @@ GROWTH = {
     "a workload": lambda t: t["cost"]["workload"].append(t["cost"]["workload"][0] | {"name": "more"}),
 }
 FREE = {
+    "training.trials_per_gpu": 2,
     "training.workers": 2,
     "training.cpus_per_worker": 1,
     "training.sequences_per_pass": 4,

@@ -141,6 +141,12 @@ def test_a_fast_study_says_that_it_does_not_repeat():
         assert ("Training was fast rather than repeatable" in Page(report.html).sections["not-shown"]) is said
 
 
+def test_trials_that_shared_a_gpu_say_so():
+    for study, said in ((STUDY, False), (STUDY.packed(1), False), (STUDY.packed(2), True)):
+        report, *_ = reported(study)
+        assert ("Trials were trained 2 at a time on one GPU" in Page(report.html).sections["not-shown"]) is said
+
+
 def test_without_costs_the_page_says_so():
     report, _, lines = reported(STUDY, costs=False)
     page = Page(report.html)

@@ -86,6 +86,8 @@ REFUSED = [
     ({"training__zero_stage": 1, "training__optimizer": "muon"}, ["zero_stage = 1", "optimizer = 'muon'"]),
     ({"training__zero_stage": 0, "training__offload_optimizer": True}, ["zero_stage = 0", "offload_optimizer = true"]),
     ({"training__optimizer": "muon", "training__offload_optimizer": True}, ["optimizer = 'muon'", "use 'adamw'"]),
+    ({"training__trials_per_gpu": 2, "training__workers": 2}, ["trials_per_gpu = 2", "workers = 2", "'auto'"]),
+    ({"training__trials_per_gpu": 9}, ["training.trials_per_gpu"]),
     ({"training__activation_checkpointing": "reentrant"}, ["'reentrant'", "'non_reentrant'"]),
     ({"training__learning_rate": float("inf")}, ["training.learning_rate"]),
     ({"kpi__accuracy__loss_margin_nats": -0.1}, ["kpi.accuracy.loss_margin_nats = -0.1"]),

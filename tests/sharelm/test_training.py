@@ -165,7 +165,11 @@ def test_a_parameter_that_a_step_does_not_use_is_refused_at_stage_3(tmp_path: Pa
 CHECKPOINTING: dict[str, object] = {"activation_checkpointing": "non_reentrant"}
 OFFLOAD: dict[str, object] = {"offload_optimizer": True}
 SETTINGS: dict[int, dict[str, dict[str, object]]] = {
-    1: {"stage0": {"zero_stage": 0}, "stage1": {"zero_stage": 1, "sequences_per_pass": 2}},
+    1: {
+        "stage0": {"zero_stage": 0},
+        "stage1": {"zero_stage": 1, "sequences_per_pass": 2},
+        "packed": {"trials_per_gpu": 4},
+    },
     2: {
         "stage0": {"zero_stage": 0, "workers": 2},
         "stage1": {"zero_stage": 1, "workers": 2},
@@ -184,6 +188,10 @@ def test_any_number_of_workers_equals_plain_torch(tmp_path: Path, plain_losses: 
     on_ranks(world, _train_several, str(tmp_path), SETTINGS[world])
     for name in SETTINGS[world]:
         np.testing.assert_allclose(_losses(tmp_path / name), plain_losses, atol=1e-5, err_msg=name)
+        (row,) = open_store(str(tmp_path / name)).read("trials", "small").to_pylist()  # a device costs 1.0 an hour
+        assert row["training_cost"] == pytest.approx(
+            row["training_seconds"] / 3600 * world / (1 + 3 * (name == "packed"))
+        )
 
 
 def test_killed_trials_resume_to_the_same_bits(tmp_path: Path) -> None:

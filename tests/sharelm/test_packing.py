@@ -1,0 +1,40 @@
+"""How many trials share a GPU, and what that changes."""
+
+import pytest
+
+from sharelm.steps import Machine, trial_step
+from sharelm.study import models, trials
+from sharelm.study.packing import SMALL_STEP, trials_per_gpu
+from tests.sharelm.small import small_study
+
+
+def step_flops(study):
+    return max(arm.footprint.training_flops_per_token for arm in models(study)) * study.training.tokens_per_step
+
+
+def test_two_tiny_trials_share_a_gpu_and_larger_ones_do_not():
+    tiny = small_study()
+    assert step_flops(tiny) < SMALL_STEP
+    number, why = trials_per_gpu(models(tiny), tiny.training)
+    assert number == 2
+    assert f"{step_flops(tiny) / 1e9:.3g} GFLOP" in why
+    times = int(SMALL_STEP / step_flops(tiny)) + 1
+    large = small_study(tokens_per_step=16 * 8 * times, tokens=16 * 8 * times * 6)
+    assert trials_per_gpu(models(large), large.training)[0] == 1
+    several = small_study(workers=2)
+    assert trials_per_gpu(models(several), several.training)[0] == 1
+    asked = small_study(trials_per_gpu=3)
+    number, why = trials_per_gpu(models(asked), asked.training)
+    assert (number, "as asked for" in why) == (3, True)
+
+
+def test_how_many_share_a_gpu_is_no_part_of_a_trials_name():
+    def names(study):
+        return [trial_step(study, trial, "data", Machine("cuda", "bf16", "x")) for trial in trials(study)]
+
+    assert names(small_study()) == names(small_study(trials_per_gpu=2)) == names(small_study().packed(4))
+
+
+@pytest.mark.parametrize(("asked", "together"), [("auto", 1), (1, 1), (3, 3)])
+def test_what_trials_count_on(asked, together):
+    assert small_study(trials_per_gpu=asked).training.together == together
