@@ -74,6 +74,7 @@ def study_of(width: int, depth: int, steps: int, every: int) -> Study:
         "learning_rate": 1e-3,
         "warmup_steps": 2,
         "checkpoint_steps": every,
+        "zero_stage": 0,
     }
     kpi = {
         "accuracy": {"loss_margin_nats": 0.05},
