@@ -9,6 +9,7 @@ import re
 from ray.exceptions import NodeDiedError, OutOfDiskError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from sharelm.errors import ShareLMError
+from sharelm.study.memory import NO_ROOM
 
 DIED = (RayActorError, NodeDiedError, WorkerCrashedError)
 
@@ -16,7 +17,6 @@ DIED = (RayActorError, NodeDiedError, WorkerCrashedError)
 DISK_FULL = (os.strerror(errno.ENOSPC), "PytorchStreamWriter failed writing", "unexpected pos")  # of torch.save too
 NODE_MEMORY = ("running low on memory",)  # from Ray's own killer; the kernel's leaves no words
 NODE_DIED = ("because its node has died",)
-PROCESS_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 STALLED = ("Timed out waiting", "wait timeout after", "Watchdog caught collective", "health check has been hanging")
 CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
 
@@ -75,7 +75,7 @@ def sentence(error: BaseException, stall_timeout_s: int | None = None) -> str:
             f"{_node(error)} ran out of memory, and Ray killed what ran there: give training.sequences_per_pass or "
             "evaluation.tokens_per_batch less, or training.cpus_per_worker more, so that fewer run side by side"
         )
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _says(error, PROCESS_MEMORY)):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _says(error, NO_ROOM)):
         return (
             "the model does not fit into memory here: give training.sequences_per_pass or evaluation.tokens_per_batch "
             f"less, or switch training.activation_checkpointing on ({first})"

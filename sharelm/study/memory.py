@@ -6,10 +6,11 @@ themselves, and what an allocator loses between blocks, is left to what `SHARE` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from sharelm.errors import InputError
+from sharelm.errors import InputError, ShareLMError
 from sharelm.sharing.footprint import HEAD_ROWS
 from sharelm.study.arm import Arm
 from sharelm.study.training import Training
@@ -17,6 +18,8 @@ from sharelm.study.training import Training
 BUCKET = 1 << 24  # elements that DeepSpeed sends at once
 SHARE = 0.8  # of a device's memory that a trial may fill by these forms
 STAGES = (0, 1, 2, 3)
+# what torch and its libraries say where a process or a device has no memory left
+NO_ROOM = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _BYTES = {"fp32": 4, "bf16": 2}
 _FEWER_TOKENS = "set a smaller training.sequences_per_pass"
 _MORE_WORKERS = "set more training.workers"
@@ -125,12 +128,34 @@ def least_stage(arms: Sequence[Arm], training: Training, precision: str, memory:
             of = f"{_gib(need.parts.total)} of {_gib(memory)} GiB"
             return need.stage, f"ZeRO stage {need.stage}: the largest arm, {need.arm}, needs {of} a worker"
     best = min(found, key=lambda need: need.parts.total)
-    name = best.parts.largest
     raise InputError(
         f"training.zero_stage = 'auto': no stage fits; at stage {best.stage} arm {best.arm} needs "
-        f"{_gib(best.parts.total)} GiB a worker, and {SHARE:.0%} of its {_gib(memory)} GiB may be filled; the largest "
-        f"part is {name}, {_gib(getattr(best.parts, name))} GiB: {_ADVICE.get(name, 'use a smaller model')}"
+        f"{_gib(best.parts.total)} GiB a worker, and {SHARE:.0%} of its {_gib(memory)} GiB may be filled; "
+        f"{_largest(best.parts)}"
     )
+
+
+@contextmanager
+def said_if_it_does_not_fit(trial: str, arm: Arm, training: Training, precision: str) -> Iterator[None]:
+    """Raise a `ShareLMError` with the largest part and what to change where memory runs out inside."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_ROOM):
+            raise
+        need = parts(arm, training, precision, training.stage)
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise ShareLMError(
+            f"{trial} does not fit into memory here: by the closed forms it needs {_gib(need.total)} GiB a worker at "
+            f"ZeRO stage {training.stage}; {_largest(need)} ({type(error).__name__}: {first})"
+        ) from error
+
+
+def _largest(need: Parts) -> str:
+    """The largest part and what makes it smaller."""
+    name = need.largest
+    size = _gib(getattr(need, name))
+    return f"the largest part is {name}, {size} GiB: {_ADVICE.get(name, 'use a smaller model')}"
 
 
 def _gib(count: int) -> str:

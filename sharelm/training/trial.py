@@ -26,6 +26,7 @@ from sharelm.steps import Machine, trial_step
 from sharelm.store import Store
 from sharelm.store.schemas import TABLES
 from sharelm.study import Study, Trial
+from sharelm.study.memory import said_if_it_does_not_fit
 from sharelm.training import checkpoint, soft
 from sharelm.training.engine import (
     build_engine,
@@ -61,17 +62,18 @@ def train_trial(
     name = trial_step(study, trial, data, machine)
     if committed(store, "trials", study.name, name):
         return
-    run = Run(study, trial, corpus.training(trial.arm.shape.context), machine, store, name)
-    done, error = False, None
-    while not done:
-        try:
-            run.train(on_step)
-            done = True
-        except DivergedError as diverged:
-            if run.training.on_divergence == "halve_learning_rate" and len(run.halved_at) < MOST_HALVINGS:
-                run = run.back_with_half_the_rate()
-            else:
-                done, error = True, str(diverged)
+    training, done, error = trial.arm.training(study.training), False, None
+    with said_if_it_does_not_fit(trial.name, trial.arm, training, machine.precision):
+        run = Run(study, trial, corpus.training(trial.arm.shape.context), machine, store, name)
+        while not done:
+            try:
+                run.train(on_step)
+                done = True
+            except DivergedError as diverged:
+                if training.on_divergence == "halve_learning_rate" and len(run.halved_at) < MOST_HALVINGS:
+                    run = run.back_with_half_the_rate()
+                else:
+                    done, error = True, str(diverged)
     with gathered(run.model, run.training):
         if dist.get_rank() == 0:
             run.commit(error)

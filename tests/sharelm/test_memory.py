@@ -8,13 +8,13 @@ import torch
 import torch.distributed as dist
 
 from sharelm.cost.memory import peak_bytes
-from sharelm.errors import InputError
+from sharelm.errors import InputError, ShareLMError
 from sharelm.model import PRECISIONS, Decoder
 from sharelm.sharing import ModelShape, build_sharing
 from sharelm.steps import Machine, trial_step
 from sharelm.study import Arm, models, trials
 from sharelm.study.load import study_from_tree
-from sharelm.study.memory import BUCKET, SHARE, Parts, least_stage, needs, parts
+from sharelm.study.memory import BUCKET, SHARE, Parts, least_stage, needs, parts, said_if_it_does_not_fit
 from sharelm.training import engine as engines
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.models import random_tokens
@@ -94,6 +94,35 @@ def test_the_least_stage_that_fits_and_why():
 def test_where_nothing_fits_the_largest_part_is_named(sequences, depth, words):
     with pytest.raises(InputError, match=words):
         least_stage([arm(WIDE, build_sharing("independent", depth))], training(WIDE, sequences), "fp32", GB // 10)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore lines"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_a_trial_that_does_not_fit_says_what_is_largest_and_what_to_change(error):
+    one = arm(WIDE, build_sharing("independent", 2))
+    for sequences, part, change in ((64, "activations", "sequences_per_pass"), (1, "optimizer", "offload_optimizer")):
+        asked = training(WIDE, sequences, zero_stage=0)
+        size = getattr(parts(one, asked, "fp32", 0), part) / 2**30
+        with pytest.raises(ShareLMError) as said, said_if_it_does_not_fit("independent.s0", one, asked, "fp32"):
+            raise error
+        assert str(said.value).startswith("independent.s0 does not fit into memory here: by the closed forms it needs ")
+        assert f"GiB a worker at ZeRO stage 0; the largest part is {part}, {size:.2g} GiB: set " in str(said.value)
+        assert change in str(said.value)
+        assert f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})" in str(said.value)
+
+
+def test_other_errors_of_a_trial_are_left_as_they_are():
+    one = arm(WIDE, build_sharing("independent", 2))
+    asked, other = training(WIDE, 1, zero_stage=0), RuntimeError("shapes do not match")
+    with pytest.raises(RuntimeError) as raised, said_if_it_does_not_fit("independent.s0", one, asked, "fp32"):
+        raise other
+    assert raised.value is other
 
 
 def test_auto_and_the_stage_it_comes_to_are_one_trial():
