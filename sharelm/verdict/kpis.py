@@ -137,10 +137,11 @@ def _worst(measures: list[_Measure]) -> _Measure:
 
 
 def _finding(variant: str, kpi: str, measures: list[_Measure]) -> Finding:
-    """The KPI is met when every measure is within its limit; the worst one decides."""
+    """The KPI is met when every measure is within its limit; the worst one decides, and the reason is what decides."""
     worst = _worst(measures)
     outcome = worst.outcome
-    first, of_full, rest = listed(measure.text for measure in measures).partition(OF_FULL)
+    deciding = [measure for measure in measures if measure.outcome == outcome]
+    first, of_full, rest = listed(measure.text for measure in deciding).partition(OF_FULL)
     reason = f"{first[0].upper()}{first[1:]}{of_full}{rest.replace(OF_FULL, '')}."
     return Finding(variant, "kpi", kpi, outcome, worst.name, worst.value, worst.most, reason)
 
