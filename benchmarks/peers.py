@@ -45,11 +45,13 @@ EQUAL_STEPS = 200
 
 
 _124M = ModelShape(50_304, 768, 12, 12, 2048, 1024)
+_355M = ModelShape(50_304, 1024, 16, 16, 2736, 1024)
 _STUDY = ModelShape(16_384, 512, 8, 8, 2048, 512, activation="gelu")
 SETTINGS = {
     "124M": Setting(_124M, 12, 64),
     "124M-small-batch": Setting(_124M, 12, 24),
-    "355M": Setting(ModelShape(50_304, 1024, 16, 16, 2736, 1024), 24, 32),
+    "355M": Setting(_355M, 24, 32),
+    "355M-small-batch": Setting(_355M, 24, 8),
     "study": Setting(_STUDY, 8, 48),
     "study-12k": Setting(_STUDY, 8, 24),
     "midi": Setting(ModelShape(8192, 256, 8, 8, 704, 256), 4, 16),

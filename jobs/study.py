@@ -25,7 +25,7 @@ from sharelm.store import Manifest, Store, open_store
 from sharelm.store.studies import record_study
 from sharelm.study import Speeds, Study, Trial, Tried, models, proxies, timed_pairs, trials, tuning
 from sharelm.study.memory import least_stage
-from sharelm.study.packing import trials_per_gpu
+from sharelm.study.packing import check_room, trials_per_gpu
 
 if TYPE_CHECKING:
     from jobs.progress import Progress
@@ -80,10 +80,10 @@ class Driver:
             self.have = fit(study.training, nodes, together)
             progress.stage(why)
         if study.training.zero_stage == "auto":
-            memory = self.machine.memory // study.training.together
-            stage, why = least_stage(models(study), study.training, self.machine.precision, memory)
+            stage, why = least_stage(models(study), study.training, self.machine.precision, self.machine.memory)
             self.study = study = study.staged(stage)
             progress.stage(why)
+        check_room(models(study), study.training, self.machine.precision, self.machine.memory)
         self.board: Any = Board.options(scheduling_strategy=_here()).remote()  # type: ignore[attr-defined]
         self.place = Place(study, store.uri, self.machine, self.have.evaluation_cpus, self.board)
         self.work = Work()

@@ -125,12 +125,12 @@ def least_stage(arms: Sequence[Arm], training: Training, precision: str, memory:
     found = needs(arms, training, precision)
     for need in found:
         if need.parts.total <= SHARE * memory:
-            of = f"{_gib(need.parts.total)} of {_gib(memory)} GiB"
+            of = f"{gib(need.parts.total)} of {gib(memory)} GiB"
             return need.stage, f"ZeRO stage {need.stage}: the largest arm, {need.arm}, needs {of} a worker"
     best = min(found, key=lambda need: need.parts.total)
     raise InputError(
         f"training.zero_stage = 'auto': no stage fits; at stage {best.stage} arm {best.arm} needs "
-        f"{_gib(best.parts.total)} GiB a worker, and {SHARE:.0%} of its {_gib(memory)} GiB may be filled; "
+        f"{gib(best.parts.total)} GiB a worker, and {SHARE:.0%} of its {gib(memory)} GiB may be filled; "
         f"{_largest(best.parts)}"
     )
 
@@ -146,7 +146,7 @@ def said_if_it_does_not_fit(trial: str, arm: Arm, training: Training, precision:
         need = parts(arm, training, precision, training.stage)
         first = (str(error).strip().splitlines() or [""])[0]
         raise ShareLMError(
-            f"{trial} does not fit into memory here: by the closed forms it needs {_gib(need.total)} GiB a worker at "
+            f"{trial} does not fit into memory here: by the closed forms it needs {gib(need.total)} GiB a worker at "
             f"ZeRO stage {training.stage}; {_largest(need)} ({type(error).__name__}: {first})"
         ) from error
 
@@ -154,9 +154,10 @@ def said_if_it_does_not_fit(trial: str, arm: Arm, training: Training, precision:
 def _largest(need: Parts) -> str:
     """The largest part and what makes it smaller."""
     name = need.largest
-    size = _gib(getattr(need, name))
+    size = gib(getattr(need, name))
     return f"the largest part is {name}, {size} GiB: {_ADVICE.get(name, 'use a smaller model')}"
 
 
-def _gib(count: int) -> str:
+def gib(count: int) -> str:
+    """Bytes in GiB, in words."""
     return f"{count / 2**30:.2g}" if count < 2**30 else f"{count / 2**30:.1f}"

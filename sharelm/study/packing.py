@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sharelm.errors import InputError
 from sharelm.study.arm import Arm
+from sharelm.study.memory import SHARE, gib, parts
 from sharelm.study.training import Training
 
 # FLOPs. docs/results/training: together two trials were 1.15 to 1.9 times as fast up to this size, 0.9 times above.
@@ -23,3 +25,17 @@ def trials_per_gpu(arms: Sequence[Arm], training: Training) -> tuple[int, str]:
     if largest > SMALL_STEP:
         return 1, f"trials that share a GPU: 1; {step}, which keeps one busy"
     return TOGETHER, f"trials that share a GPU: {TOGETHER}; {step}, too few to keep one busy"
+
+
+def check_room(arms: Sequence[Arm], training: Training, precision: str, memory: int) -> None:
+    """Raise `InputError` where the trials that are to share a GPU do not fit its `memory` (bytes) together.
+
+    The ZeRO stage is the one that a trial alone would have: how many share a GPU must not change what they are.
+    """
+    size, name = max((parts(arm, training, precision, training.stage).total, arm.name) for arm in arms)
+    if training.together > 1 and size * training.together > SHARE * memory:
+        raise InputError(
+            f"training.trials_per_gpu = {training.together}: so many trials of arm {name} need "
+            f"{gib(size * training.together)} GiB together, and {SHARE:.0%} of a GPU's {gib(memory)} GiB may be filled; "
+            "use fewer"
+        )

@@ -2,9 +2,11 @@
 
 import pytest
 
+from sharelm.errors import InputError
 from sharelm.steps import Machine, trial_step
 from sharelm.study import models, trials
-from sharelm.study.packing import SMALL_STEP, trials_per_gpu
+from sharelm.study.memory import parts
+from sharelm.study.packing import SMALL_STEP, check_room, trials_per_gpu
 from tests.sharelm.small import small_study
 
 
@@ -33,6 +35,16 @@ def test_how_many_share_a_gpu_is_no_part_of_a_trials_name():
         return [trial_step(study, trial, "data", Machine("cuda", "bf16", "x")) for trial in trials(study)]
 
     assert names(small_study()) == names(small_study(trials_per_gpu=2)) == names(small_study().packed(4))
+
+
+def test_trials_that_do_not_fit_a_gpu_together_are_refused():
+    study = small_study(trials_per_gpu=3)
+    need = max(parts(arm, study.training, "bf16", 0).total for arm in models(study))
+    check_room(models(study), study.training, "bf16", round(3 * need / 0.8) + 1)
+    with pytest.raises(InputError, match=r"training.trials_per_gpu = 3: so many trials of arm \w+ need .* use fewer"):
+        check_room(models(study), study.training, "bf16", round(3 * need / 0.8) - 3)
+    alone = small_study(trials_per_gpu=1)
+    check_room(models(alone), alone.training, "bf16", 1)  # by itself it is least_stage that refuses
 
 
 @pytest.mark.parametrize(("asked", "together"), [("auto", 1), (1, 1), (3, 3)])
