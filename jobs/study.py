@@ -74,11 +74,12 @@ class Driver:
         nodes = living_nodes()
         self.have = fit(study.training, nodes)
         self.machine = machine(study, self.have, nodes, store.uri, data)
+        together = 1
         if self.have.use_gpu:
             together, why = trials_per_gpu(models(study), study.training)
-            self.study = study = study.packed(together)
             self.have = fit(study.training, nodes, together)
             progress.stage(why)
+        self.study = study = study.packed(together)
         if study.training.zero_stage == "auto":
             stage, why = least_stage(models(study), study.training, self.machine.precision, self.machine.memory)
             self.study = study = study.staged(stage)

@@ -36,6 +36,6 @@ def check_room(arms: Sequence[Arm], training: Training, precision: str, memory: 
     if training.together > 1 and size * training.together > SHARE * memory:
         raise InputError(
             f"training.trials_per_gpu = {training.together}: so many trials of arm {name} need "
-            f"{gib(size * training.together)} GiB together, and {SHARE:.0%} of a GPU's {gib(memory)} GiB may be filled; "
-            "use fewer"
+            f"{gib(size * training.together)} GiB together, and {SHARE:.0%} of a GPU's {gib(memory)} GiB may be "
+            "filled; use fewer"
         )
