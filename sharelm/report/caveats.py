@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 from sharelm.report.numbers import brief, count, duration, percent, plain, si, signed, significant
@@ -14,6 +15,7 @@ from sharelm.study import Study
 from sharelm.study.twins import TOLERANCE
 
 TOKENS_PER_PARAMETER = 20  # about compute-optimal: Hoffmann et al., arXiv 2203.15556
+SEEDS_APART = 5  # times the usual distance: an arm that some seeds lead to another solution
 LOOPS_OVERTAKE_BY = 200_000_000  # tokens; BabyLM recursion study: 75 to 200 million
 _ACCELERATOR = re.compile(r"nvidia|tesla|quadro|geforce|titan|instinct|radeon|\bgpu\b|cuda", re.IGNORECASE)
 
@@ -47,6 +49,7 @@ def _runs(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]
     for row in (row for row in _trials(summary) if row["status"] != "done"):
         found.append(f"Trial {row['trial']} {row['status']}: {row['error'] or 'no reason recorded'}.")
     found += _halvings(summary)
+    found += _apart(study, summary)
     reasons = {item["trial"]: item.get("reason") for item in facts.get("missing") or []}
     for trial in dict.fromkeys([*summary.missing, *reasons]):
         found.append(f"Trial {trial} is missing: {reasons.get(trial) or 'it was not run to its end'}.")
@@ -69,6 +72,23 @@ def _halvings(summary: Summary) -> list[str]:
     return [
         f"Trials met a loss or gradient that was not finite, went back and halved their learning rate: {times}. They "
         "and what they are compared with are not matched in learning rate."
+    ]
+
+
+def _apart(study: Study, summary: Summary) -> list[str]:
+    """Arms whose seeds lie much further apart than other arms' do, and further than the study's margin."""
+    ranges = {
+        figures.arm.name: max(figures.losses.values()) - min(figures.losses.values())
+        for figures in summary.arms
+        if len(figures.losses) > 1
+    }
+    usual = median(ranges.values()) if len(ranges) > 2 else math.inf
+    far = max(SEEDS_APART * usual, study.kpi.accuracy.loss_margin_nats)
+    return [
+        f"The seeds of {name} ended {distance:.3f} nats apart, those of the arms in the middle {usual:.3f}: what rests "
+        "on that arm is as uncertain."
+        for name, distance in ranges.items()
+        if distance > far
     ]
 
 

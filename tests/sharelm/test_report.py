@@ -141,6 +141,21 @@ def test_a_fast_study_says_that_it_does_not_repeat():
         assert ("Training was fast rather than repeatable" in Page(report.html).sections["not-shown"]) is said
 
 
+def test_an_arm_whose_seeds_lie_apart_is_named(monkeypatch):
+    calm, *_ = reported(STUDY)
+    assert "nats apart" not in calm.markdown
+    real = synthetic.seeded
+    monkeypatch.setattr(
+        synthetic, "seeded", lambda trial: real(trial) + 0.5 * (trial.arm.name == "cycle" and trial.seed == 1)
+    )
+    report, *_ = reported(STUDY)
+    found = re.findall(
+        r"The seeds of (\w+) ended (0\.\d+) nats apart, those of the arms in the middle 0\.", report.markdown
+    )
+    assert [name for name, _ in found] == ["cycle"]
+    assert 0.3 < float(found[0][1]) < 0.7
+
+
 def test_trials_that_shared_a_gpu_say_so():
     for study, said in ((STUDY, False), (STUDY.packed(1), False), (STUDY.packed(2), True)):
         report, *_ = reported(study)
