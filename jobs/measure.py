@@ -78,14 +78,10 @@ def score_trial(
 class CostMeter:
     """Measures costs one after another in one process on one GPU: models that are compared meet the same one."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-
-    def measure(self, trial: Trial, trial_step: str, workload: Workload, step: str) -> None:
+    def measure(self, place: Place, trial: Trial, trial_step: str, workload: Workload, step: str) -> None:
         """Measure one trial under one workload and commit the row."""
         from sharelm.cost import measure
 
-        place = self._place
         store, study = open_store(place.store), place.study.name
         if store.find("costs", study, step) is not None:
             return

@@ -192,6 +192,8 @@ class Driver:
         self._wait({**groups, **score(set(self.work.trials) - set(self.missing))}, after)
 
     def _measure(self) -> None:
+        import ray
+
         from jobs.measure import CostMeter
 
         have = self.have
@@ -202,10 +204,14 @@ class Driver:
         if not asked:
             return
         options = CostMeter.options(num_cpus=have.cost_cpus, num_gpus=1 if have.use_gpu else 0)  # type: ignore[attr-defined]
-        meter = options.remote(replace(self.place, threads=have.cost_cpus))
+        meter = options.remote()
+        place = ray.put(replace(self.place, threads=have.cost_cpus))  # the driver outlives the meter's restarts
         self._wait(
             {
-                meter.measure.remote(trial, at, workload, step): (COST, f"cost of {trial.name} in {workload.name}")
+                meter.measure.remote(place, trial, at, workload, step): (
+                    COST,
+                    f"cost of {trial.name} in {workload.name}",
+                )
                 for step, (trial, at, workload) in asked.items()
             }
         )

@@ -105,6 +105,7 @@ def test_a_terminal_shows_one_live_line(finished: SimpleNamespace) -> None:
     for words in ("starting Ray", "starting workers", "training: ", "evaluating: ", "measuring cost: ", "comparing"):
         live = len(re.findall(f"[\u2800-\u28ff] {words}", shown))  # after the spinner
         assert live == shown.count(words) > 0, words
+    assert "core_worker" not in shown  # what Ray logs is no part of the screen
 
 
 def test_again_nothing_is_done_and_no_ray_is_needed(finished: SimpleNamespace) -> None:

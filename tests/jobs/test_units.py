@@ -229,9 +229,9 @@ def test_a_cost_that_cannot_be_measured_does_not_keep_the_others_from_it(
     monkeypatch.setattr("jobs.measure._weights", lambda store, study, step: step)
     board = SimpleNamespace(span=SimpleNamespace(remote=lambda *span: None))
     place = Place(study, str(tmp_path), Machine("cpu", "fp32", "a CPU"), 1, board)
-    meter = CostMeter.__ray_metadata__.modified_class(place)
-    meter.measure(trial, "one", workload, "cost-one")
+    meter = CostMeter.__ray_metadata__.modified_class()
+    meter.measure(place, trial, "one", workload, "cost-one")
     with pytest.raises(RuntimeError, match="CUDA out of memory"):
-        meter.measure(trial, "two", workload, "cost-two")
-    meter.measure(trial, "three", workload, "cost-three")
+        meter.measure(place, trial, "two", workload, "cost-two")
+    meter.measure(place, trial, "three", workload, "cost-three")
     assert {manifest.step for manifest in store.manifests("costs", study.name)} == {"cost-one", "cost-three"}
