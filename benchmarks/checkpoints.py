@@ -9,39 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 
-from sharelm.data import TokenRows
-from sharelm.steps import Machine
+from benchmarks.peers import join_alone, run_of
+from benchmarks.plain import GPU, RandomRows, Setting
+from sharelm.sharing import ModelShape
 from sharelm.store import Store, open_store
-from sharelm.study import Study, trials
-from sharelm.study.load import study_from_tree
 from sharelm.training.checkpoint import Checkpoints, Progress, discard
-from sharelm.training.trial import Run
 
-GPU = torch.cuda.is_available()
 CONTEXT, VOCABULARY = (256, 16_384) if GPU else (64, 2048)
 WAYS = ("none", "beside", "waited for")
-
-
-class RandomRows:
-    """Rows of random tokens."""
-
-    def __len__(self) -> int:
-        return 4096
-
-    def batch(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """As many rows as asked for."""
-        return np.random.default_rng(int(indices[0])).integers(0, VOCABULARY, (len(indices), CONTEXT + 1))
 
 
 class Timed(Checkpoints):
@@ -63,63 +45,33 @@ class Timed(Checkpoints):
         self.seconds.append(time.perf_counter() - free)
 
 
-def study_of(width: int, depth: int, steps: int, every: int) -> Study:
-    """A study of one independent model."""
-    sequences = 32 if GPU else 4
+def setting_of(width: int, depth: int) -> Setting:
+    """A model of these sizes with heads of 64, and the sequences of a step."""
     heads = width // 64
-    model = {"width": width, "depth": depth, "heads": heads, "kv_heads": heads, "feed_forward": 3 * width}
-    training = {
-        "tokens": CONTEXT * sequences * steps,
-        "tokens_per_step": CONTEXT * sequences,
-        "learning_rate": 1e-3,
-        "warmup_steps": 2,
-        "checkpoint_steps": every,
-        "zero_stage": 0,
-    }
-    kpi = {
-        "accuracy": {"loss_margin_nats": 0.05},
-        "inference_cost": {"memory_ratio_max": 1.0, "cost_per_token_ratio_max": 1.0},
-        "upkeep": {"training_cost_ratio_max": 1.0, "stored_bytes_ratio_max": 1.0},
-    }
-    stage = {"kpis": ["accuracy"]}
-    tree = {
-        "study": {"name": "checkpoints", "seeds": [0]},
-        "data": {"vocabulary": VOCABULARY, "source": [{"uri": "unused.txt", "domain": "text"}]},
-        "model": {**model, "context": CONTEXT},
-        "variant": [{"name": "albert", "scheme": "albert"}],
-        "training": training,
-        "evaluation": {"task": [{"name": "held_out", "kind": "bits_per_byte"}]},
-        "cost": {
-            "price_per_hour": 1.0,
-            "assumed_tflops": 1.0,
-            "workload": [{"name": "chat", "batch": 1, "prompt_tokens": 8, "new_tokens": 4}],
-        },
-        "kpi": kpi,
-        "rollout": dict.fromkeys(("proof_of_concept", "important_workloads", "everywhere"), stage),
-    }
-    return study_from_tree(tree, "checkpoints.toml")
+    shape = ModelShape(VOCABULARY, width, heads, heads, 3 * width, CONTEXT)
+    return Setting(shape, depth, 32 if GPU else 4)
 
 
-def measure(way: str, study: Study, store: Store) -> dict[str, Any]:
+def measure(way: str, setting: Setting, steps: int, every: int, store: Store) -> dict[str, Any]:
     """Train once in this way."""
-    machine = Machine("cuda" if GPU else "cpu", "bf16" if GPU else "fp32", "this")
-    trial = trials(study)[0]
-    run = Run(study, trial, cast(TokenRows, RandomRows()), machine, store, "benchmark")
-    run.checkpoints = timed = Timed(run.engine, store, study.study.name, "benchmark")
+    tokens = setting.sequences * CONTEXT * steps
+    settings = {"tokens": tokens, "warmup_steps": 2, "checkpoint_steps": steps if way == "none" else every}
+    run = run_of(setting, "independent", RandomRows(setting.model), store, **settings)
+    run.checkpoints = timed = Timed(run.engine, store, run.study.name, "benchmark")
     timed.waiting, timed.seconds, timed.waits = way == "waited for", [], []
     run.step(0).read()  # the first step is slow
     started = time.perf_counter()
     run.train(lambda *_: None)
     seconds = time.perf_counter() - started
     run.close()
-    discard(store, study.study.name, "benchmark")
+    discard(store, run.study.name, "benchmark")
     return {
         "way": way,
         "checkpoints": len(timed.seconds),
-        "step_seconds": seconds / study.training.steps,
+        "step_seconds": seconds / steps,
         "save_seconds": statistics.fmean(timed.seconds) if timed.seconds else 0.0,
         "wait_seconds": statistics.fmean(timed.waits) if timed.waits else 0.0,
-        "state_bytes": 12 * trial.arm.footprint.stored_parameters,
+        "state_bytes": 12 * run.trial.arm.footprint.stored_parameters,
     }
 
 
@@ -132,15 +84,13 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=50 if GPU else 6)
     parser.add_argument("--store", help="a folder or s3://bucket/prefix; a temporary folder if absent")
     options = parser.parse_args()
-    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks
-    dist.init_process_group("nccl" if GPU else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+    join_alone()
     rows = []
     with tempfile.TemporaryDirectory(prefix="sharelm-") as folder:
         store = open_store(options.store or folder)
         print(f"{'checkpoints':12} {'number':>6} {'s/step':>9} {'s/save':>9} {'s wait':>9} {'MiB':>7}")
         for way in WAYS:
-            every = options.steps if way == "none" else options.every
-            row = measure(way, study_of(options.width, options.depth, options.steps, every), store)
+            row = measure(way, setting_of(options.width, options.depth), options.steps, options.every, store)
             rows.append(row)
             print(
                 f"{row['way']:12} {row['checkpoints']:6} {row['step_seconds']:9.4f} {row['save_seconds']:9.4f} "

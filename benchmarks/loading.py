@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import SETTINGS, join_alone, run_of, stepping
-from benchmarks.plain import GPU, synchronise
+from benchmarks.plain import GPU, mean_seconds
 from sharelm.data.shards import TokenRows, token_type
 
 TOKENS, SHARDS = (100_000_000, 3) if GPU else (200_000, 3)
@@ -48,18 +47,14 @@ def measure(shape: str, folder: Path) -> dict[str, Any]:
             run._batch = ways[way]
             for _ in range(0 if turn else WARM_UP):
                 step(number)
-            synchronise()
-            started = time.perf_counter()
-            for _ in range(STEPS):
-                step(number)
-                number += 1
-            synchronise()
+            spent = mean_seconds(step, range(number, number + STEPS))
+            number += STEPS
             if turn:
-                seconds[way].append((time.perf_counter() - started) / STEPS)
+                seconds[way].append(spent)
     run.close()
-    spent = {way: median(times) for way, times in seconds.items()}
+    medians = {way: median(times) for way, times in seconds.items()}
     waits = [with_input / without - 1 for with_input, without in zip(seconds["read"], seconds["there"], strict=True)]
-    return {"shape": shape, **spent, "input_wait": median(waits), "lowest": min(waits), "highest": max(waits)}
+    return {"shape": shape, **medians, "input_wait": median(waits), "lowest": min(waits), "highest": max(waits)}
 
 
 def main() -> None:

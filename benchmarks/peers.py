@@ -25,18 +25,20 @@ from benchmarks.plain import (
     DEVICE,
     GPU,
     PRECISION,
+    TIMED,
+    WARM_UP,
     RandomRows,
     Setting,
+    mean_seconds,
     plain_gpt2,
     plain_qwen3,
-    synchronise,
     timed,
     trainer,
 )
 from sharelm.model import Decoder
 from sharelm.sharing import ModelShape
 from sharelm.steps import Machine
-from sharelm.store import open_store
+from sharelm.store import Store, open_store
 from sharelm.study import Study, Trial, trials
 from sharelm.study.load import study_from_tree
 from sharelm.study.tree import STAGES
@@ -155,13 +157,13 @@ def join_alone() -> None:
     torch.distributed.init_process_group("nccl" if GPU else "gloo")
 
 
-def run_of(setting: Setting, scheme: str, rows: Any, **training: Any) -> Any:
-    """A trial's run over the process group that is there."""
+def run_of(setting: Setting, scheme: str, rows: Any, store: Store | None = None, **training: Any) -> Any:
+    """A trial's run over the process group that is there; its checkpoints go to a temporary store if none is given."""
     from sharelm.training.trial import Run
 
     study, trial = study_of(setting, scheme, **training)
     machine = Machine(DEVICE.type, PRECISION, "benchmark")
-    return Run(study, trial, rows, machine, open_store(tempfile.mkdtemp()), "benchmark")
+    return Run(study, trial, rows, machine, store or open_store(tempfile.mkdtemp()), "benchmark")
 
 
 def stepping(run: Any) -> Callable[[int], None]:
@@ -246,14 +248,9 @@ def ceilings() -> dict[str, Any]:
         ("matrix_tflops", lambda: one @ other, 2 * 8192**3 / 1e12),
         ("copy_terabytes_per_second", lambda: large.clone(), 2 * 2**31 / 1e12),
     ):
-        for _ in range(5):
+        for _ in range(WARM_UP):
             run()
-        synchronise()
-        started = time.perf_counter()
-        for _ in range(20):
-            run()
-        synchronise()
-        found[name] = amount * 20 / (time.perf_counter() - started)
+        found[name] = amount / mean_seconds(lambda _, run=run: run(), range(TIMED))
     return {**found, "device": torch.cuda.get_device_name(), "torch": torch.__version__}
 
 

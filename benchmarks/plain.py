@@ -1,4 +1,4 @@
-"""Peers as users write them: plain loops and transformers' Trainer, on random tokens, with no code of the project's.
+"""Peers as users write them: plain loops and transformers' Trainer, on random tokens, with no layer of the project's.
 
 Qwen3's layers are what the project's models have; the hand-written GPT-2 needs about the same FLOPs.
 """
@@ -58,6 +58,16 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
+def mean_seconds(step: Callable[[int], Any], numbers: range) -> float:
+    """Seconds of a step, the mean over the steps of these numbers."""
+    synchronise()
+    started = time.perf_counter()
+    for number in numbers:
+        step(number)
+    synchronise()
+    return (time.perf_counter() - started) / len(numbers)
+
+
 def timed(step: Callable[[int], None], tokens: int, built: float) -> dict[str, Any]:
     """Tokens a second over some steps after a warm-up, peak memory, and seconds from `built` to the end of step one.
 
@@ -68,14 +78,9 @@ def timed(step: Callable[[int], None], tokens: int, built: float) -> dict[str, A
     first = time.perf_counter() - built
     for number in range(1, WARM_UP):
         step(number)
-    synchronise()
-    started = time.perf_counter()
-    for number in range(WARM_UP, WARM_UP + TIMED):
-        step(number)
-    synchronise()
-    seconds = time.perf_counter() - started
+    seconds = mean_seconds(step, range(WARM_UP, WARM_UP + TIMED))
     peak = torch.cuda.max_memory_allocated() if GPU else 0
-    return {"tokens_per_second": tokens * TIMED / seconds, "peak_bytes": peak, "first_step_seconds": first}
+    return {"tokens_per_second": tokens / seconds, "peak_bytes": peak, "first_step_seconds": first}
 
 
 def qwen3(setting: Setting) -> Any:

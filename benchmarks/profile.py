@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import time
 from collections import defaultdict
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.peers import SCHEMES, SETTINGS, ceilings, join_alone, run_of, stepping
-from benchmarks.plain import RandomRows, synchronise
+from benchmarks.plain import RandomRows, mean_seconds, synchronise
 
 WARM_UP, STEPS, LONGEST = 10, 10, 12
 KINDS = {  # the first that matches
@@ -44,12 +43,7 @@ def measure(shape: str, scheme: str, tflops: float, **training: Any) -> dict[str
     step = stepping(run)
     for number in range(WARM_UP):
         step(number)
-    synchronise()
-    started = time.perf_counter()
-    for number in range(WARM_UP, WARM_UP + STEPS):
-        step(number)
-    synchronise()
-    clock = (time.perf_counter() - started) / STEPS * 1e3
+    clock = mean_seconds(step, range(WARM_UP, WARM_UP + STEPS)) * 1e3
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         for number in range(STEPS):
             step(WARM_UP + STEPS + number)

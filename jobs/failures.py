@@ -8,8 +8,8 @@ import re
 
 from ray.exceptions import NodeDiedError, OutOfDiskError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
-from sharelm.errors import ShareLMError
-from sharelm.study.memory import NO_ROOM
+from sharelm.errors import ShareLMError, first_line
+from sharelm.study.memory import ran_out
 
 DIED = (RayActorError, NodeDiedError, WorkerCrashedError)
 
@@ -59,8 +59,7 @@ def sentence(error: BaseException, stall_timeout_s: int | None = None) -> str:
 
     `stall_timeout_s` is how long the workers of a group wait for each other.
     """
-    lines = str(error).strip().splitlines()
-    first = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    first = first_line(error)
     full = isinstance(error, OutOfDiskError) or _says(error, DISK_FULL)
     if isinstance(error, ShareLMError):
         return f"{error}; free some space there" if full else str(error)
@@ -75,7 +74,7 @@ def sentence(error: BaseException, stall_timeout_s: int | None = None) -> str:
             f"{_node(error)} ran out of memory, and Ray killed what ran there: give training.sequences_per_pass or "
             "evaluation.tokens_per_batch less, or training.cpus_per_worker more, so that fewer run side by side"
         )
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _says(error, NO_ROOM)):
+    if ran_out(error):
         return (
             "the model does not fit into memory here: give training.sequences_per_pass or evaluation.tokens_per_batch "
             f"less, or switch training.activation_checkpointing on ({first})"

@@ -66,13 +66,13 @@ def _working(nodes: Sequence[Node], use_gpu: bool) -> list[Node]:
     return [node for node in nodes if (node.gpus if use_gpu else node.cpus)]
 
 
-def fit(training: Training, nodes: Sequence[Node], per_gpu: int = 1) -> Resources:
+def fit(training: Training, nodes: Sequence[Node]) -> Resources:
     """How the study's work is laid out on these nodes.
 
     Without `training.cpus_per_worker` a worker gets as many CPUs as leave room for all workers of a group, or for
-    `per_gpu` workers on every GPU. Raises `InputError` where the nodes cannot hold a group.
+    `training.together` workers on every GPU. Raises `InputError` where the nodes cannot hold a group.
     """
-    workers, gpus = training.workers, sum(node.gpus for node in nodes)
+    workers, together, gpus = training.workers, training.together, sum(node.gpus for node in nodes)
     if training.device == "gpu" and not gpus:
         raise InputError("training.device = 'gpu' but the cluster has no GPU")
     use_gpu = training.device != "cpu" and gpus > 0
@@ -85,8 +85,8 @@ def fit(training: Training, nodes: Sequence[Node], per_gpu: int = 1) -> Resource
         share = max(1, min(node.cpus // node.gpus for node in working))
     else:
         share = next(cpus for cpus in range(largest, 0, -1) if _room(working, cpus, use_gpu) >= workers)
-    per_worker = training.cpus_per_worker or max(1, share // per_gpu)
-    room = _room(working, per_worker, use_gpu, per_gpu)
+    per_worker = training.cpus_per_worker or (max(1, share // together) if use_gpu else share)
+    room = _room(working, per_worker, use_gpu, together)
     if room < workers:
         raise InputError(
             f"training.workers = {workers} with {per_worker} CPUs each (training.cpus_per_worker), but the cluster's "
@@ -98,7 +98,7 @@ def fit(training: Training, nodes: Sequence[Node], per_gpu: int = 1) -> Resource
         evaluation_cpus=share if use_gpu else 1,
         cost_cpus=largest,  # a node measures one thing at a time: decoding is bound by what the CPU can launch
         parallel_groups=room // workers,
-        trials_per_gpu=per_gpu,
+        trials_per_gpu=together if use_gpu else 1,
     )
 
 

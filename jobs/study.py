@@ -74,15 +74,14 @@ class Driver:
         nodes = living_nodes()
         self.have = fit(study.training, nodes)
         self.machine = machine(study, self.have, nodes, store.uri, data)
-        together = 1
-        if self.have.use_gpu:
-            together, why = trials_per_gpu(models(study), study.training)
-            self.have = fit(study.training, nodes, together)
+        together, why = trials_per_gpu(models(study), study.training) if self.have.use_gpu else (1, None)
+        self.study = study = study.decided(trials_per_gpu=together)
+        self.have = fit(study.training, nodes)
+        if why is not None:
             progress.stage(why)
-        self.study = study = study.packed(together)
         if study.training.zero_stage == "auto":
             stage, why = least_stage(models(study), study.training, self.machine.precision, self.machine.memory)
-            self.study = study = study.staged(stage)
+            self.study = study = study.decided(zero_stage=stage)
             progress.stage(why)
         check_room(models(study), study.training, self.machine.precision, self.machine.memory)
         self.board: Any = Board.options(scheduling_strategy=_here()).remote()  # type: ignore[attr-defined]

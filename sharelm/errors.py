@@ -1,6 +1,12 @@
 """The kinds of failure a user can meet. One root; the exit code belongs to the kind."""
 
 
+def first_line(error: BaseException) -> str:
+    """An error's kind and the first line that it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
 class ShareLMError(Exception):
     """Something went wrong while working; the message is one sentence for the user."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from sharelm.report.numbers import brief, count, duration, percent, plain, si, signed, significant
+from sharelm.report.settings import resolved
 from sharelm.report.summary import Summary, mean
 from sharelm.study import Study
 from sharelm.study.twins import TOLERANCE
@@ -40,11 +40,11 @@ def _runs(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]
         )
     if study.training.fast:
         found.append("Training was fast rather than repeatable: another run of the same study ends with other losses.")
-    together = {json.loads(row["resolved_json"]).get("training", {}).get("trials_per_gpu") for row in _trials(summary)}
+    together = {(resolved(row) or {}).get("training.trials_per_gpu", "1") for row in _trials(summary)}
     found += [
         f"Trials were trained {number} at a time on one GPU: their training times are longer than alone, and a trial's "
         f"training cost is 1/{number} of the GPU's while it trained."
-        for number in sorted(together - {None, "auto", 1})
+        for number in sorted(together - {'"auto"', "1"})
     ]
     for row in (row for row in _trials(summary) if row["status"] != "done"):
         found.append(f"Trial {row['trial']} {row['status']}: {row['error'] or 'no reason recorded'}.")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from sharelm.errors import InputError, ShareLMError
+from sharelm.errors import InputError, ShareLMError, first_line
 from sharelm.sharing.footprint import HEAD_ROWS
 from sharelm.study.arm import Arm
 from sharelm.study.training import Training
@@ -19,7 +19,7 @@ BUCKET = 1 << 24  # elements that DeepSpeed sends at once
 SHARE = 0.8  # of a device's memory that a trial may fill by these forms
 STAGES = (0, 1, 2, 3)
 # what torch and its libraries say where a process or a device has no memory left
-NO_ROOM = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_NO_ROOM = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _BYTES = {"fp32": 4, "bf16": 2}
 _FEWER_TOKENS = "set a smaller training.sequences_per_pass"
 _MORE_WORKERS = "set more training.workers"
@@ -105,16 +105,16 @@ def parts(arm: Arm, training: Training, precision: str, stage: int) -> Parts:
     )
 
 
+def most(arms: Sequence[Arm], training: Training, precision: str, stage: int) -> Need:
+    """The arm that needs most at this stage."""
+    found = (Need(stage, arm.name, parts(arm, training, precision, stage)) for arm in arms)
+    return max(found, key=lambda need: need.parts.total)
+
+
 def needs(arms: Sequence[Arm], training: Training, precision: str) -> list[Need]:
     """At every stage that the optimizer allows, the arm that needs most."""
-    found = []
     allowed = STAGES[1:] if training.offload_optimizer else STAGES if training.optimizer == "adamw" else STAGES[:1]
-    for stage in allowed:
-        largest, most = max(
-            ((arm.name, parts(arm, training, precision, stage)) for arm in arms), key=lambda pair: pair[1].total
-        )
-        found.append(Need(stage, largest, most))
-    return found
+    return [most(arms, training, precision, stage) for stage in allowed]
 
 
 def least_stage(arms: Sequence[Arm], training: Training, precision: str, memory: int) -> tuple[int, str]:
@@ -135,19 +135,24 @@ def least_stage(arms: Sequence[Arm], training: Training, precision: str, memory:
     )
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether a process or a device had no memory left."""
+    said = any(words in str(error) for words in _NO_ROOM)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
+
+
 @contextmanager
 def said_if_it_does_not_fit(trial: str, arm: Arm, training: Training, precision: str) -> Iterator[None]:
     """Raise a `ShareLMError` with the largest part and what to change where memory runs out inside."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_ROOM):
+    except Exception as error:
+        if not ran_out(error):
             raise
         need = parts(arm, training, precision, training.stage)
-        first = (str(error).strip().splitlines() or [""])[0]
         raise ShareLMError(
             f"{trial} does not fit into memory here: by the closed forms it needs {gib(need.total)} GiB a worker at "
-            f"ZeRO stage {training.stage}; {_largest(need)} ({type(error).__name__}: {first})"
+            f"ZeRO stage {training.stage}; {_largest(need)} ({first_line(error)})"
         ) from error
 
 

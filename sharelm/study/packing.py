@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sharelm.errors import InputError
 from sharelm.study.arm import Arm
-from sharelm.study.memory import SHARE, gib, parts
+from sharelm.study.memory import SHARE, gib, most
 from sharelm.study.training import Training
 
 # FLOPs. docs/results/training: together two trials were 1.15 to 1.9 times as fast up to this size, 0.9 times above.
@@ -32,10 +32,11 @@ def check_room(arms: Sequence[Arm], training: Training, precision: str, memory: 
 
     The ZeRO stage is the one that a trial alone would have: how many share a GPU must not change what they are.
     """
-    size, name = max((parts(arm, training, precision, training.stage).total, arm.name) for arm in arms)
-    if training.together > 1 and size * training.together > SHARE * memory:
+    need = most(arms, training, precision, training.stage)
+    together = need.parts.total * training.together
+    if training.together > 1 and together > SHARE * memory:
         raise InputError(
-            f"training.trials_per_gpu = {training.together}: so many trials of arm {name} need "
-            f"{gib(size * training.together)} GiB together, and {SHARE:.0%} of a GPU's {gib(memory)} GiB may be "
+            f"training.trials_per_gpu = {training.together}: so many trials of arm {need.arm} need "
+            f"{gib(together)} GiB together, and {SHARE:.0%} of a GPU's {gib(memory)} GiB may be "
             "filled; use fewer"
         )

@@ -295,13 +295,9 @@ class Study(Node):
         known._tunings = dict(tunings)
         return known
 
-    def staged(self, stage: int) -> Study:
-        """The same study, its ZeRO stage decided."""
-        return self.model_copy(update={"training": self.training.model_copy(update={"zero_stage": stage})})
-
-    def packed(self, together: int) -> Study:
-        """The same study, the number of trials that share a GPU decided."""
-        return self.model_copy(update={"training": self.training.model_copy(update={"trials_per_gpu": together})})
+    def decided(self, **training: int) -> Study:
+        """The same study, some settings of `[training]` that were "auto" decided."""
+        return self.model_copy(update={"training": self.training.model_copy(update=training)})
 
     @property
     def name(self) -> str:

@@ -17,10 +17,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 # what DeepSpeed calls the inner optimizer's state and the fp32 weights, at stages 1 and 2 and at stage 3
-_NAMES = (
-    ("base_optimizer_state", "single_partition_of_fp32_groups"),
-    ("optimizer_state_dict", "fp32_flat_groups"),
-)
+_CUT_WHOLE = ("base_optimizer_state", "single_partition_of_fp32_groups")
+_CUT_BY_PARAMETER = ("optimizer_state_dict", "fp32_flat_groups")
 
 
 class Piece(NamedTuple):
@@ -65,7 +63,7 @@ def reshard(engine: Any, folder: Path, writers: int, load: Callable[[Path], Any]
     names = engine._get_mp_rank_zero_checkpoint_names(folder.parent, folder.name, 0, writers, engine.bfloat16_enabled())
     parts = [load(Path(name)) for name in names]
     states = [part["optimizer_state_dict"] for part in parts]
-    inner, fp32 = _NAMES[engine.zero_optimization_stage() == 3]
+    inner, fp32 = _CUT_BY_PARAMETER if engine.zero_optimization_stage() == 3 else _CUT_WHOLE
     rank, world = dist.get_rank(), dist.get_world_size()
     for group, pieces in enumerate(_pieces(engine, writers, [vector.numel() for vector in states[0][fp32]])):
         moments = [state[inner]["state"][group] for state in states]

@@ -89,14 +89,14 @@ def test_nodes_without_gpus_lend_no_cpus_to_those_that_have() -> None:
 
 def test_trials_that_share_a_gpu_share_its_cpus() -> None:
     there = cluster((16, 2), (64, 0))
-    have = fit(training(), there, 3)
+    have = fit(training(trials_per_gpu=3), there)
     assert (have.cpus_per_worker, have.parallel_groups) == (2, 6)
     assert have.worker == {"CPU": 2, "GPU": 1 / 3}
     assert have.evaluation_cpus == 8
     assert lacking(1, have, there) is None
-    assert fit(training(cpus_per_worker=8), there, 2).parallel_groups == 2  # the CPUs hold no more
-    assert fit(training(), cluster((2, 2)), 2).parallel_groups == 2
-    assert fit(training(device="cpu"), cluster((4, 0))).worker == {"CPU": 4}
+    assert fit(training(cpus_per_worker=8, trials_per_gpu=2), there).parallel_groups == 2  # the CPUs hold no more
+    assert fit(training(trials_per_gpu=2), cluster((2, 2))).parallel_groups == 2
+    assert fit(training(device="cpu", trials_per_gpu=2), cluster((4, 0))).worker == {"CPU": 4}
 
 
 def test_a_group_that_lost_its_node_is_said_to_wait() -> None:

@@ -129,7 +129,7 @@ def test_auto_and_the_stage_it_comes_to_are_one_trial():
     def names(stage, resolve=False):
         study = study_from_tree({**TREE, "training": {**TREE["training"], "zero_stage": stage}}, "small.toml")
         if resolve:
-            study = study.staged(least_stage(models(study), study.training, "fp32", GB)[0])
+            study = study.decided(zero_stage=least_stage(models(study), study.training, "fp32", GB)[0])
         return [trial_step(study, trial, "data", Machine("cpu", "fp32", "x", memory=GB)) for trial in trials(study)]
 
     assert names("auto", resolve=True) == names(0)

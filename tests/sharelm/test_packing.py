@@ -34,7 +34,9 @@ def test_how_many_share_a_gpu_is_no_part_of_a_trials_name():
     def names(study):
         return [trial_step(study, trial, "data", Machine("cuda", "bf16", "x")) for trial in trials(study)]
 
-    assert names(small_study()) == names(small_study(trials_per_gpu=2)) == names(small_study().packed(4))
+    assert (
+        names(small_study()) == names(small_study(trials_per_gpu=2)) == names(small_study().decided(trials_per_gpu=4))
+    )
 
 
 def test_trials_that_do_not_fit_a_gpu_together_are_refused():

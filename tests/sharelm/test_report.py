@@ -157,7 +157,11 @@ def test_an_arm_whose_seeds_lie_apart_is_named(monkeypatch):
 
 
 def test_trials_that_shared_a_gpu_say_so():
-    for study, said in ((STUDY, False), (STUDY.packed(1), False), (STUDY.packed(2), True)):
+    for study, said in (
+        (STUDY, False),
+        (STUDY.decided(trials_per_gpu=1), False),
+        (STUDY.decided(trials_per_gpu=2), True),
+    ):
         report, *_ = reported(study)
         assert ("Trials were trained 2 at a time on one GPU" in Page(report.html).sections["not-shown"]) is said
 

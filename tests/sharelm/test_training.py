@@ -126,7 +126,9 @@ def _train_several(folder: str, settings: dict[str, dict[str, object]]) -> None:
 
 def _train_at_stages(folder: str) -> None:
     for stage in (0, 3):
-        study = _late_study().staged(stage)  # a study refuses late loops at stage 3; the engine does not get them wrong
+        study = _late_study().decided(
+            zero_stage=stage
+        )  # a study refuses late loops at stage 3; the engine does not get them wrong
         train_trial(study, trials(study)[SHARED], RandomCorpus(), "data", CPU, open_store(f"{folder}/{stage}"), _quiet)
 
 
@@ -153,7 +155,7 @@ def test_weights_scattered_over_workers_are_committed_whole(tmp_path: Path) -> N
 
 def _leave_parameters_unused(folder: str) -> None:
     Decoder._touch = lambda model: torch.zeros(())  # type: ignore[method-assign]  # in a process of its own
-    study = _late_study().staged(3)
+    study = _late_study().decided(zero_stage=3)
     train_trial(study, trials(study)[SHARED], RandomCorpus(), "data", CPU, open_store(folder), _quiet)
 
 
