@@ -16,9 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.plain import (
@@ -42,9 +40,6 @@ from sharelm.store import Store, open_store
 from sharelm.study import Study, Trial, trials
 from sharelm.study.load import study_from_tree
 from sharelm.study.tree import STAGES
-
-EQUAL_STEPS = 200
-
 
 _124M = ModelShape(50_304, 768, 12, 12, 2048, 1024)
 _355M = ModelShape(50_304, 1024, 16, 16, 2736, 1024)
@@ -178,14 +173,14 @@ def stepping(run: Any) -> Callable[[int], None]:
     return step
 
 
-def deepspeed(setting: Setting, scheme: str) -> dict[str, Any]:
-    """A trial as it is trained, and how soon the next one of its shape makes its first step."""
+def deepspeed(setting: Setting, scheme: str, **training: Any) -> dict[str, Any]:
+    """A trial as it is trained, with these settings, and how soon the next one of its shape makes its first step."""
     rows, built = RandomRows(setting.model), time.perf_counter()
-    run = run_of(setting, scheme, rows)
+    run = run_of(setting, scheme, rows, **training)
     found = timed(stepping(run), run.training.tokens_per_step, built)
     run.close()
     built = time.perf_counter()
-    run = run_of(setting, scheme, rows)
+    run = run_of(setting, scheme, rows, **training)
     run.step(0).read()
     return found | {"again_seconds": time.perf_counter() - built}
 
@@ -216,29 +211,6 @@ def ray_train(setting: Setting, scheme: str) -> dict[str, Any]:
         return found
 
 
-def equal_losses(setting: Setting, scheme: str) -> dict[str, Any]:
-    """The largest difference of losses over 200 steps between a trial as trained and its model run eagerly, with whole
-    logits in fp32 and torch's own cross-entropy."""
-    rows, losses = RandomRows(setting.model), {}
-    for way in ("fast", "eager"):
-        run = run_of(setting, scheme, rows, learning_rate=1e-3)
-        if way == "eager":
-            from sharelm.model.depth import run_depth
-
-            model, run.passes = run.model, {}
-            model._run_depth = run_depth
-
-            def whole(tokens: Tensor, targets: Tensor | None = None, model: Decoder = model) -> Tensor:
-                logits = model.head(model.hidden(tokens))
-                return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())  # type: ignore[union-attr]
-
-            model.forward = whole  # type: ignore[method-assign,assignment]
-        losses[way] = [run.step(step).read()[0] for step in range(EQUAL_STEPS)]
-        run.close()
-    fast, eager = (np.array(losses[way]) for way in ("fast", "eager"))
-    return {"largest_difference_nats": float(abs(fast - eager).max()), "first": fast[0], "last": fast[-1]}
-
-
 def ceilings() -> dict[str, Any]:
     """What the card does at best: a bf16 product of 8192 x 8192 matrices of random values, and a copy."""
     one, other = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
@@ -256,9 +228,11 @@ def ceilings() -> dict[str, Any]:
 
 def main() -> None:
     """Measure one peer."""
+    from benchmarks.equality import equal
+
     peer, name, scheme = sys.argv[1:4]
     setting = SETTINGS[name]
-    if peer in ("deepspeed", "equal"):
+    if peer in ("deepspeed", "fast", "two-passes", "equal"):
         join_alone()
     peers: dict[str, Callable[[], dict[str, Any]]] = {
         "eager": lambda: plain_qwen3(setting, compiled=False),
@@ -268,7 +242,9 @@ def main() -> None:
         "loop": lambda: loop(setting, scheme),
         "deepspeed": lambda: deepspeed(setting, scheme),
         "ray": lambda: ray_train(setting, scheme),
-        "equal": lambda: equal_losses(setting, scheme),
+        "fast": lambda: deepspeed(setting, scheme, fast=True),
+        "two-passes": lambda: deepspeed(setting, scheme, sequences_per_pass=setting.sequences // 2),
+        "equal": lambda: equal(setting, scheme),
         "ceilings": ceilings,
     }
     print(json.dumps(peers[peer]()))

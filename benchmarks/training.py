@@ -1,10 +1,11 @@
 """How fast a trial trains, beside its peers, on one GPU: `python -m benchmarks.training [--shapes NAME ...]`.
 
 Peers (`benchmarks/peers.py`): a plain torch loop over transformers' Qwen3, eager and compiled, and over a hand-written
-GPT-2, compiled; transformers' Trainer; the project's loop alone, the same through DeepSpeed as a trial runs it, and it
-in a Ray Train worker. Each is a process of its own, one after another on the same card, compile caches empty at the
-start. MFU counts the model's FLOPs in closed form (`sharelm.sharing.footprint`) against the card's measured matrix
-product and against 990 TFLOP/s. Prints a table and ends with one JSON line.
+GPT-2, compiled; transformers' Trainer; the project's loop alone, the same through DeepSpeed as a trial runs it, and
+that in a Ray Train worker, with `training.fast` and in two passes a step. Each is a process of its own, one after
+another on the same card, compile caches empty at the start. MFU counts the model's FLOPs in closed form
+(`sharelm.sharing.footprint`) against the card's measured matrix product and against 990 TFLOP/s. Prints a table and
+ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks.peers import SCHEMES, SETTINGS, study_of
 from benchmarks.plain import GPU
 
 DATASHEET_TFLOPS = 990
-PEERS = ("eager", "compiled", "gpt2", "trainer", "loop", "deepspeed", "ray")
+PEERS = ("eager", "compiled", "gpt2", "trainer", "loop", "deepspeed", "ray", "fast", "two-passes")
 ROWS = {  # what is measured of each shape
     "124M": [(peer, "independent") for peer in PEERS] + [("deepspeed", "albert")],
     # a batch at which whole fp32 logits fit beside all that eager layers keep
@@ -29,7 +30,11 @@ ROWS = {  # what is measured of each shape
     "355M": [(peer, "independent") for peer in ("compiled", "gpt2", "trainer", "deepspeed")]
     + [("deepspeed", "albert")],
     "355M-small-batch": [(peer, "independent") for peer in ("trainer", "deepspeed")],
-    "study": [("loop", "independent"), *(("deepspeed", scheme) for scheme in SCHEMES), ("equal", "cycle")],
+    "study": [
+        *((peer, "independent") for peer in ("gpt2", "loop", "fast")),
+        *(("deepspeed", scheme) for scheme in SCHEMES),
+        ("equal", "cycle"),
+    ],
     "study-12k": [("deepspeed", "independent")],
     "tiny": [(peer, "independent") for peer in (*PEERS, "equal")],
 }
@@ -53,8 +58,10 @@ def line(row: dict[str, Any], ceiling: float | None) -> str:
         return f"{head} {row['error']}"
     if "largest_difference_nats" in row:
         return (
-            f"{head} fast and eager losses differ by at most {row['largest_difference_nats']:.5f} nats "
-            f"({row['first']:.3f} to {row['last']:.3f})"
+            f"{head} losses ({row['first']:.3f} to {row['last']:.3f}) differ from eager mode's by at most "
+            f"{row['largest_difference_nats']:.4f} nats, {row['mean_difference_of_last_50_nats']:+.4f} in the last 50 "
+            f"(two eager attentions: {row['largest_difference_of_eager_attentions_nats']:.4f}); gradients from fp32's "
+            f"by {row['largest_gradient_error']:.4f} (eager mode's: {row['largest_gradient_error_eager']:.4f})"
         )
     text = f"{head} {row['tokens_per_second']:12,.0f}"
     text += f" {row['tflops'] / ceiling:7.1%} {row['tflops'] / DATASHEET_TFLOPS:7.1%}" if ceiling else " " * 16

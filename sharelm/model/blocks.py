@@ -7,10 +7,14 @@ residual stream.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from sharelm.model.attention import Causal
 from sharelm.model.caches import Extend, Seen
 from sharelm.model.recipes import Weights
 from sharelm.sharing import ModelShape, Sharing
@@ -32,16 +36,39 @@ def rotary_table(shape: ModelShape, device: torch.device) -> Tensor:
     return torch.stack((angles.cos().repeat(1, 2), sines))
 
 
+# looked into by torch.compile itself, torch 2.11 would make fp32 gradients zero
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def turned(heads: Tensor, gain: Tensor, rotary: Tensor) -> Tensor:
     """RMSNorm of every head of `heads` [B, T, H, D], turned by the angles of its position.
 
     `rotary` is [2, B or 1, T, 1, D]. The turn comes before the division by the root mean square, which it does not
     change: so no half of a head waits for a sum, and a compiler makes one kernel of it all.
     """
-    exact = heads.float()
-    scaled = exact * gain.float()
-    both = scaled * rotary[0] + scaled.roll(scaled.shape[-1] // 2, -1) * rotary[1]
-    return (both * torch.rsqrt(exact.square().mean(dim=-1, keepdim=True) + NORM_EPSILON)).to(heads.dtype)
+    out: Tensor = _Turned.apply(heads, gain, rotary)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Turned(torch.autograd.Function):
+    """With gradients by hand, of the turned-back slopes: half the work of those that autograd would find."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, gain: Tensor, rotary: Tensor) -> Tensor:
+        exact = heads.float()
+        inverse = torch.rsqrt(exact.square().mean(dim=-1, keepdim=True) + NORM_EPSILON)
+        scaled = exact * gain.float()
+        both = scaled * rotary[0] + scaled.roll(scaled.shape[-1] // 2, -1) * rotary[1]
+        ctx.save_for_backward(heads, gain, rotary, inverse)
+        return (both * inverse).to(heads.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None]:
+        heads, gain, rotary, inverse = ctx.saved_tensors
+        exact = slope.float()
+        back = exact * rotary[0] - exact.roll(exact.shape[-1] // 2, -1) * rotary[1]
+        unit, wide = heads.float() * inverse, back * gain.float()
+        by_heads = inverse * (wide - unit * (wide * unit).mean(dim=-1, keepdim=True))
+        return by_heads.to(heads.dtype), (back * unit).sum(dim=(0, 1, 2)).to(gain.dtype), None
 
 
 class Linear(nn.Linear):
@@ -99,12 +126,14 @@ def attend(
     weights: Weights,
     rotary: Tensor,
     head_width: int,
+    causal: Causal | None,
     extend: Extend | None,
     seen: Seen,
 ) -> tuple[Tensor, Seen]:
     """What causal grouped-query attention adds to `hidden` [B, T, width], and the keys and values it looked at.
 
-    `extend` adds a cache's earlier keys and values; `seen` gives those of an earlier depth, used in place of own ones.
+    `causal` looks at whole sequences in place of torch's usual attention. `extend` adds a cache's earlier keys and
+    values; `seen` gives those of an earlier depth, used in place of own ones.
     """
 
     def heads(flat: Tensor) -> Tensor:
@@ -117,8 +146,11 @@ def attend(
         value = heads(weights["value"](inside)).transpose(1, 2)
         seen = (key, value, None) if extend is None else extend(key, value)
     key, value, mask = seen
-    causal = mask is None and query.shape[2] > 1
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=True)
+    if causal is not None:
+        mixed = causal(query, key, value)
+    else:
+        whole = mask is None and query.shape[2] > 1
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=whole, enable_gqa=True)
     return weights["output"](mixed.transpose(1, 2).flatten(2)), seen
 
 

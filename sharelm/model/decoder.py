@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sharelm.model import attention
 from sharelm.model.blocks import NORM_EPSILON, Block, normed, own_gains, rotary_table, stored_blocks
 from sharelm.model.caches import Caches, Seen
 from sharelm.model.depth import SubLayer, run_depth
@@ -49,7 +50,7 @@ class Decoder(nn.Module):
         super().__init__()
         check_shape(shape, sharing)
         self._compute_dtype = compute_dtype
-        self._run_depth, self._slopes = run_depth, slopes
+        self._run_depth, self._slopes, self._flexible = run_depth, slopes, False
         self.looping = True
         self.dropout = dropout
         self.stochastic_depth = stochastic_depth
@@ -85,11 +86,13 @@ class Decoder(nn.Module):
         """The precision of activations."""
         return self._compute_dtype or self.embedding.dtype
 
-    def compile_depths(self, backend: str = "inductor") -> None:
+    def compile_depths(self, backend: str = "inductor", repeatable: bool = True) -> None:
         """Compile what a depth and the loss do, for training: one depth's code serves all depths of one shape.
 
         A process compiles a shape once, whatever models of it come after; inductor's cache on disk serves the next.
+        Where gradients need not be `repeatable` torch chooses how attention is computed.
         """
+        self._flexible = repeatable and attention.is_for(self.shape, self.device, self.dtype)
         torch._dynamo.config.recompile_limit = COMPILED_SHAPES
         self._run_depth = torch.compile(run_depth, fullgraph=True, dynamic=False, backend=backend)
         self._slopes = torch.compile(slopes, fullgraph=True, dynamic=False, backend=backend)
@@ -195,18 +198,20 @@ class Decoder(nn.Module):
         if self.lanes is not None:
             hidden = hidden.repeat(self.sharing.lanes, 1, 1, 1)
         entered: Tensor | None = None  # what entered the first loop
-        attention = self.sharing.schedule("attention")
+        flexible = self._flexible and caches is None
+        causal = attention.causal(tokens.shape[1], self.shape.head_width, tokens.device) if flexible else None
+        schedule = self.sharing.schedule("attention")
         kept: dict[int, Seen] = {}  # keys and values of the first depth that reads each attention block
         for depth in range(self.sharing.depth) if self.looping else self.sharing.plain_depths:
             if depth in self._loop_starts:
                 hidden, entered = (hidden, hidden) if entered is None else (self._inject(hidden, entered), entered)
             if self.depth_embedding is not None:
                 hidden = hidden + self.depth_embedding[depth].to(self.dtype)
-            block = attention[depth]
+            block = schedule[depth]
             parts = [self._sub_layer(kind, depth, weights, len(tokens)) for kind in KINDS]
             dropout = self.dropout if self.training else 0.0
             seen, reused = kept.get(block), self.sharing.kv == "first"
-            arguments = (hidden, parts[0], parts[1], rotary, self.shape.head_width, dropout, seen, reused)
+            arguments = (hidden, parts[0], parts[1], rotary, self.shape.head_width, dropout, seen, reused, causal)
             if caches is not None:
                 hidden, seen = run_depth(*arguments, caches.at(depth))
             elif self.activation_checkpointing and torch.is_grad_enabled():

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+from sharelm.model.attention import Causal
 from sharelm.model.blocks import Gains, attend, feed_forward
 from sharelm.model.caches import Extend, Seen
 from sharelm.model.lanes import Connections, enter, leave
@@ -31,6 +32,7 @@ def run_depth(
     dropout: float = 0.0,
     seen: Seen = None,
     reused: bool = False,
+    causal: Causal | None = None,
     extend: Extend | None = None,
 ) -> tuple[Tensor, Seen]:
     """`hidden` [B, T, width], or [lanes, B, T, width], after both sub-layers; and the keys and values looked at.
@@ -38,7 +40,7 @@ def run_depth(
     The latter only where they are `reused`: as a result they would cost the backward pass two gradients of zeros.
     """
     entered = _enter(hidden, attention)
-    change, seen = attend(entered, attention.gains, attention.weights, rotary, head_width, extend, seen)
+    change, seen = attend(entered, attention.gains, attention.weights, rotary, head_width, causal, extend, seen)
     hidden = _leave(hidden, attention, change, dropout)
     change = feed_forward(_enter(hidden, feedforward), feedforward.gains, feedforward.weights)
     return _leave(hidden, feedforward, change, dropout), seen if reused else None

@@ -48,7 +48,10 @@ class _HeadLoss(torch.autograd.Function):
             loss, by_logits = slopes(some @ matrix.t(), targets[start : start + rows], scale)
             losses.append(loss)
             torch.mm(by_logits, matrix, out=by_hidden[start : start + rows])
-            by_head += by_logits.t() @ some
+            if some.dtype == torch.bfloat16 and some.is_cuda:  # added before it is rounded, in the product itself
+                torch.addmm(by_head, by_logits.t(), some, out_dtype=torch.float32, out=by_head)
+            else:
+                by_head += by_logits.t() @ some
         ctx.save_for_backward(by_hidden, by_head.to(head.dtype))
         return torch.cat(losses).mean()
 

@@ -148,7 +148,7 @@ class Run:
         if machine.device == "cuda":
             repeat_to_the_bit(not self.training.fast)
             if self.training.stage < 3:  # its hooks and torch.compile do not go together
-                self.model.compile_depths()
+                self.model.compile_depths(repeatable=not self.training.fast)
                 self._prepare()
         self.losses: list[float] = []
         self.norms: list[float] = []

@@ -5,6 +5,7 @@ import torch
 
 from sharelm.evaluation import Item, score
 from sharelm.model import Decoder, generate, load_model, save_weights
+from sharelm.model.attention import causal
 from tests.sharelm.models import SHAPE, SHARINGS, decoder, random_tokens
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -61,3 +62,31 @@ def test_scores_are_those_of_the_cpu():
     here, there = (score(decoder(SHARINGS["cycle"]).to(device), items, 60) for device in ("cpu", "cuda"))
     assert there["nll_nats"].to_pylist() == pytest.approx(here["nll_nats"].to_pylist(), rel=1e-4)
     assert there.drop_columns(["nll_nats"]).equals(here.drop_columns(["nll_nats"]))
+
+
+@pytest.mark.parametrize("width", [16, 48, 64, 128])
+@pytest.mark.parametrize("length", [16, 200, 512])
+def test_attention_in_training_is_the_formula_and_repeats_to_the_bit(width, length):
+    heads, device = (4, 2, 2), torch.device("cuda", 0)
+    drawn = [torch.randn(3, n, length, width, dtype=torch.float64) for n in (*heads, heads[0])]
+    query, key, value, slope = (part.bfloat16() for part in drawn)
+    exact = [part.double().requires_grad_() for part in (query, key, value)]
+    wide_key, wide_value = (part.repeat_interleave(2, dim=1) for part in exact[1:])
+    scores = exact[0] @ wide_key.transpose(2, 3) / width**0.5
+    later = torch.ones(length, length, dtype=torch.bool).triu(1)
+    wanted = scores.masked_fill(later, -torch.inf).softmax(dim=-1) @ wide_value
+    wanted.backward(slope.double())
+
+    torch._dynamo.reset()  # it compiles few widths and lengths in a row
+    look = torch.compile(causal(length, width, device), fullgraph=True, dynamic=False)
+
+    def found():
+        parts = [part.to(device).requires_grad_() for part in (query, key, value)]
+        mixed = look(*parts)
+        mixed.backward(slope.to(device))
+        return [mixed.detach(), *(part.grad for part in parts)]
+
+    first, second = found(), found()
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    for one, other in zip(first, [wanted, *(part.grad for part in exact)], strict=True):
+        assert (one.cpu().double() - other).norm() < 0.01 * other.norm()

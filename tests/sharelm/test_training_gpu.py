@@ -39,12 +39,14 @@ WAYS: dict[str, dict[str, Any]] = {
     "stage-2-offloaded": {"zero_stage": 2, "offload_optimizer": True},
     "stage-3": {"zero_stage": 3},
 }
+WIDE = {**TREE["model"], "width": 64}  # heads wide enough for the attention that bf16 trains with
 
 
 def _study(precision: str, **training: Any) -> Study:
     settings = {**TREE["training"], "device": "gpu", "precision": precision, **training}
     variants = [each for each in VARIANTS if each["scheme"] != "late_loop" or settings["zero_stage"] < 3]
-    return study_from_tree({**TREE, "variant": variants, "training": settings}, "small.toml")
+    model = WIDE if precision == "bf16" else TREE["model"]
+    return study_from_tree({**TREE, "model": model, "variant": variants, "training": settings}, "small.toml")
 
 
 def _quiet(*_: object) -> None:
