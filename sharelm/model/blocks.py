@@ -36,8 +36,6 @@ def rotary_table(shape: ModelShape, device: torch.device) -> Tensor:
     return torch.stack((angles.cos().repeat(1, 2), sines))
 
 
-# looked into by torch.compile itself, torch 2.11 would make fp32 gradients zero
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def turned(heads: Tensor, gain: Tensor, rotary: Tensor) -> Tensor:
     """RMSNorm of every head of `heads` [B, T, H, D], turned by the angles of its position.
 

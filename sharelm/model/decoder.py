@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sharelm.digest import code_digest
 from sharelm.model import attention
-from sharelm.model.blocks import NORM_EPSILON, Block, normed, own_gains, rotary_table, stored_blocks
+from sharelm.model.blocks import NORM_EPSILON, Block, normed, own_gains, rotary_table, stored_blocks, turned
 from sharelm.model.caches import Caches, Seen
 from sharelm.model.depth import SubLayer, run_depth
 from sharelm.model.lanes import Lanes
@@ -94,6 +95,10 @@ class Decoder(nn.Module):
         """
         self._flexible = repeatable and attention.is_for(self.shape, self.device, self.dtype)
         torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+        # looked into, torch 2.11 would make its gradients zero in fp32
+        torch.compiler.allow_in_graph(turned)  # type: ignore[no-untyped-call]
+        known = {f"{turned.__module__}.{turned.__name__}": code_digest(turned.__module__)}
+        torch._inductor.config.unsafe_marked_cacheable_functions = known  # so that the cache takes graphs with it
         self._run_depth = torch.compile(run_depth, fullgraph=True, dynamic=False, backend=backend)
         self._slopes = torch.compile(slopes, fullgraph=True, dynamic=False, backend=backend)
 

@@ -123,9 +123,9 @@ def _activations(shape: ModelShape, sharing: Sharing, recompute: bool) -> int:
     """Elements that a token leaves for the backward pass, as PyTorch keeps them without compiling; dropout's masks and
     merged matrices and the head's gradient, which no token adds to, are left out.
 
-    A norm keeps what it reads, that divided by its size, the size, and what it gives (of heads: what it reads, that
-    turned, the size, and what it gives); a product what it reads; attention queries, keys, values, a log-sum a head,
-    and its result.
+    A norm keeps what it reads, that divided by its size, the size, and what it gives (of heads: what it reads, the
+    size, and what it gives); a product what it reads; attention queries, keys, values, a log-sum a head, and its
+    result.
     """
     width, queries, keys = shape.width, shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     norm = 3 * width + 1
@@ -139,8 +139,8 @@ def _activations(shape: ModelShape, sharing: Sharing, recompute: bool) -> int:
         kept += 2 * keys * len(reused)
     else:
         gated = 4 if shape.activation == "swiglu" else 2
-        kept += sharing.depth * (2 * norm + 4 * queries + 2 * shape.heads + gated * shape.feed_forward)
-        kept += len(own_keys) * (4 * keys + shape.kv_heads)
+        kept += sharing.depth * (2 * norm + 3 * queries + 2 * shape.heads + gated * shape.feed_forward)
+        kept += len(own_keys) * (3 * keys + shape.kv_heads)
         kept += sharing.depth * 2 * (lanes + width) if lanes else 0
     if sharing.injection == "linear":
         kept += 2 * width * sharing.lanes * max(0, len(sharing.loop_starts) - 1)

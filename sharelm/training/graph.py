@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-WARM_UP_PASSES = 3  # what torch asks for before a capture
-
 
 class GraphedPass:
     """`loss_of(batch, weight)` and its gradients, times `scale`, of a model whose parameters stay where they are.
@@ -45,10 +43,9 @@ class GraphedPass:
 
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP_PASSES):
-                self._clear()
-                run()
+        with torch.cuda.stream(side):  # what is compiled or loaded at its first use is then there
+            self._clear()
+            run()
         torch.cuda.current_stream().wait_stream(side)
         self._clear()
         self._graph = torch.cuda.CUDAGraph()
