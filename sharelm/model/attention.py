@@ -44,6 +44,7 @@ def is_for(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether FlexAttention serves this model there: on matrix instructions for bf16, which begin with Ampere."""
     return (
         device.type == "cuda"
+        and torch.version.hip is None  # its capabilities are other machines'
         and torch.cuda.get_device_capability(device) >= (8, 0)
         and dtype == torch.bfloat16
         and shape.head_width >= SMALLEST_HEAD
