@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.peers import run_of, study_of
-from benchmarks.plain import DEVICE, RandomRows, Setting
+from benchmarks.plain import DEVICE, RandomRows, Setting, batch_of
 from sharelm.model import Decoder
 from sharelm.model.depth import run_depth
 from sharelm.training.engine import repeat_to_the_bit
@@ -46,7 +46,7 @@ def gradients(setting: Setting, scheme: str, way: str) -> dict[str, Tensor]:
     _, trial = study_of(setting, scheme)
     precision = None if way == "fp32" else torch.bfloat16
     model = Decoder(setting.model, trial.arm.sharing, compute_dtype=precision).initialise(0).to(DEVICE).train()
-    rows = torch.from_numpy(RandomRows(setting.model, setting.sequences).batch(slice(None))).to(DEVICE)
+    rows = batch_of(setting)
     if way == "fast":
         repeat_to_the_bit()
         model.compile_depths()

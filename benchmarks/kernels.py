@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.peers import SETTINGS
-from benchmarks.plain import DEVICE, Setting
+from benchmarks.plain import DEVICE, Setting, call_seconds
 from sharelm.model.attention import Causal, causal
 
 LARGEST_FP8 = 448.0  # of e4m3
-KERNELS = {  # torch's, and whether it may add in any order
+KERNELS = {  # torch's, and whether its sums are to be in one order
     "FlashAttention-2, in order": (SDPBackend.FLASH_ATTENTION, True),
     "FlashAttention-2": (SDPBackend.FLASH_ATTENTION, False),
     "cuDNN": (SDPBackend.CUDNN_ATTENTION, False),
@@ -31,12 +31,9 @@ KERNELS = {  # torch's, and whether it may add in any order
 }
 
 
-def milliseconds(run: Callable[[], Any]) -> float:
-    """The median time of a call."""
-    from triton.testing import do_bench
-
-    found: float = do_bench(run, return_mode="median")
-    return found
+def milliseconds(call: Callable[[], Any]) -> float:
+    """The mean time of a call."""
+    return call_seconds(call) * 1e3
 
 
 def attention_rows(name: str, setting: Setting) -> list[dict[str, Any]]:
@@ -44,8 +41,10 @@ def attention_rows(name: str, setting: Setting) -> list[dict[str, Any]]:
     shape = setting.model
     size = (setting.sequences, shape.context, shape.heads, shape.head_width)
     query, key, value, slope = (
-        torch.randn(size, device=DEVICE, dtype=torch.bfloat16).transpose(1, 2).requires_grad_() for _ in range(4)
+        torch.randn(size, device=DEVICE, dtype=torch.bfloat16).transpose(1, 2) for _ in range(4)
     )
+    for part in (query, key, value):
+        part.requires_grad_()
 
     def row(kernel: str, run: Callable[[Tensor, Tensor, Tensor], Tensor]) -> dict[str, Any]:
         def backward() -> tuple[Tensor, ...]:

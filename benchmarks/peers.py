@@ -23,11 +23,10 @@ from benchmarks.plain import (
     DEVICE,
     GPU,
     PRECISION,
-    TIMED,
-    WARM_UP,
     RandomRows,
     Setting,
-    mean_seconds,
+    batch_of,
+    call_seconds,
     plain_gpt2,
     plain_qwen3,
     timed,
@@ -120,7 +119,7 @@ def loop(setting: Setting, scheme: str) -> dict[str, Any]:
     model = model.to(DEVICE).train()
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=GPU)
-    batch = torch.from_numpy(RandomRows(shape, setting.sequences).batch(slice(None))).to(DEVICE)
+    batch = batch_of(setting)
 
     def loss_of(rows: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         loss = model(rows[:, :-1], targets=rows[:, 1:])
@@ -220,9 +219,7 @@ def ceilings() -> dict[str, Any]:
         ("matrix_tflops", lambda: one @ other, 2 * 8192**3 / 1e12),
         ("copy_terabytes_per_second", lambda: large.clone(), 2 * 2**31 / 1e12),
     ):
-        for _ in range(WARM_UP):
-            run()
-        found[name] = amount / mean_seconds(lambda _, run=run: run(), range(TIMED))
+        found[name] = amount / call_seconds(run)
     return {**found, "device": torch.cuda.get_device_name(), "torch": torch.__version__}
 
 

@@ -52,6 +52,11 @@ class RandomRows:
         return self._rows[indices]
 
 
+def batch_of(setting: Setting) -> Tensor:
+    """A step's rows of tokens, on the device."""
+    return torch.from_numpy(RandomRows(setting.model, setting.sequences).batch(slice(None))).to(DEVICE)
+
+
 def synchronise() -> None:
     """Wait for the GPU."""
     if GPU:
@@ -66,6 +71,13 @@ def mean_seconds(step: Callable[[int], Any], numbers: range) -> float:
         step(number)
     synchronise()
     return (time.perf_counter() - started) / len(numbers)
+
+
+def call_seconds(call: Callable[[], Any]) -> float:
+    """Seconds of a call, the mean over some calls after a warm-up."""
+    for _ in range(WARM_UP):
+        call()
+    return mean_seconds(lambda _: call(), range(TIMED))
 
 
 def timed(step: Callable[[int], None], tokens: int, built: float) -> dict[str, Any]:
@@ -108,7 +120,7 @@ def plain(setting: Setting, model: nn.Module, logits_of: Logits, compiled: bool,
     """A plain loop: autocast, whole logits in fp32, fused AdamW; model and loss compiled as one."""
     shape = setting.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=GPU)
-    batch = torch.from_numpy(RandomRows(shape, setting.sequences).batch(slice(None))).to(DEVICE)
+    batch = batch_of(setting)
 
     def loss_of(tokens: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits_of(tokens).float().flatten(0, 1), targets.flatten())

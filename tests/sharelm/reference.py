@@ -132,10 +132,13 @@ def attention(weights, shape, sharing, depth, hidden, keys_of):
         repeats = shape.heads // shape.kv_heads
         keys_of[sharing.attention[depth]] = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     key, value = keys_of[sharing.attention[depth]]
+    return look(query, key, value).transpose(1, 2).flatten(2) @ made("output").T
+
+
+def look(query, key, value):
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
     later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-    mixed = scores.masked_fill(later, float("-inf")).softmax(-1) @ value
-    return mixed.transpose(1, 2).flatten(2) @ made("output").T
+    return scores.masked_fill(later, float("-inf")).softmax(-1) @ value
 
 
 def turn(x, shape):

@@ -7,6 +7,7 @@ from sharelm.evaluation import Item, score
 from sharelm.model import Decoder, generate, load_model, save_weights
 from sharelm.model.attention import causal
 from tests.sharelm.models import SHAPE, SHARINGS, decoder, random_tokens
+from tests.sharelm.reference import look
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 EVERY_SCHEME = pytest.mark.parametrize("scheme", SHARINGS)
@@ -72,17 +73,15 @@ def test_attention_in_training_is_the_formula_and_repeats_to_the_bit(width, leng
     query, key, value, slope = (part.bfloat16() for part in drawn)
     exact = [part.double().requires_grad_() for part in (query, key, value)]
     wide_key, wide_value = (part.repeat_interleave(2, dim=1) for part in exact[1:])
-    scores = exact[0] @ wide_key.transpose(2, 3) / width**0.5
-    later = torch.ones(length, length, dtype=torch.bool).triu(1)
-    wanted = scores.masked_fill(later, -torch.inf).softmax(dim=-1) @ wide_value
+    wanted = look(exact[0], wide_key, wide_value)
     wanted.backward(slope.double())
 
     torch._dynamo.reset()  # it compiles few widths and lengths in a row
-    look = torch.compile(causal(length, width, device), fullgraph=True, dynamic=False)
+    compiled = torch.compile(causal(length, width, device), fullgraph=True, dynamic=False)
 
     def found():
         parts = [part.to(device).requires_grad_() for part in (query, key, value)]
-        mixed = look(*parts)
+        mixed = compiled(*parts)
         mixed.backward(slope.to(device))
         return [mixed.detach(), *(part.grad for part in parts)]
 
