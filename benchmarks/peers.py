@@ -196,6 +196,7 @@ def ray_train(setting: Setting, scheme: str) -> dict[str, Any]:
         path = Path(folder, "found.json")
 
         def worker() -> None:
+            torch.set_num_threads(os.cpu_count() or 1)  # Ray allows one
             if GPU:
                 torch.cuda.set_device(ray.train.torch.get_device())
             path.write_text(json.dumps(deepspeed(setting, scheme)), encoding="utf-8")

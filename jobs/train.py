@@ -70,9 +70,8 @@ def _train_worker(config: dict[str, Group]) -> None:
     # DeepSpeed makes process groups of its own and gives them no time-out
     patience = timedelta(seconds=group.study.training.stall_timeout_s)
     vars(distributed_c10d).update(default_pg_timeout=patience, default_pg_nccl_timeout=patience)
-    if group.machine.device == "cpu":
-        torch.set_num_threads(group.have.cpus_per_worker)
-    else:
+    torch.set_num_threads(group.have.cpus_per_worker)
+    if group.machine.device != "cpu":
         import ray.train.torch
 
         torch.cuda.set_device(ray.train.torch.get_device())

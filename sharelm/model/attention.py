@@ -6,6 +6,7 @@ all else takes torch's usual attention.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -16,8 +17,13 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from sharelm.sharing import ModelShape
 
 SMALLEST_HEAD = 16  # of matrix instructions
-HOPPER = {  # for heads of up to 64; measured on an H100, a tenth quicker than torch's own choice
-    "bwd_BLOCK_M1": 64,
+CAUSAL = {"BLOCKS_ARE_CONTIGUOUS": True, "ROWS_GUARANTEED_SAFE": True}  # every query sees itself and all before it
+HOPPER = {  # for heads of up to 64; on an H100 quicker than torch's own choice (docs/results/training)
+    "fwd_BLOCK_M": 64,
+    "fwd_BLOCK_N": 64,
+    "fwd_num_warps": 4,
+    "fwd_num_stages": 3,
+    "bwd_BLOCK_M1": 32,
     "bwd_BLOCK_N1": 64,
     "bwd_BLOCK_M2": 64,
     "bwd_BLOCK_N2": 64,
@@ -30,11 +36,11 @@ class Causal(NamedTuple):
     """Which blocks of keys each block of queries looks at, and how the kernels are to be cut."""
 
     mask: BlockMask
-    kernels: dict[str, int] | None
+    kernels: Mapping[str, int | bool]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Grouped-query attention of `query` [B, heads, T, D] to `key` and `value` [B, kv heads, T, D]."""
-        kernels: Any = self.kernels
+        kernels: Any = dict(self.kernels)
         mixed = flex_attention(query, key, value, block_mask=self.mask, enable_gqa=True, kernel_options=kernels)
         assert isinstance(mixed, Tensor)
         return mixed
@@ -56,7 +62,7 @@ def causal(length: int, head_width: int, device: torch.device) -> Causal:
     """Causal attention within sequences of this length."""
     mask = create_block_mask(_earlier, None, None, length, length, device=device)
     hopper = torch.cuda.get_device_capability(device) == (9, 0) and head_width <= 64
-    return Causal(mask, HOPPER if hopper else None)
+    return Causal(mask, CAUSAL | HOPPER if hopper else CAUSAL)
 
 
 def _earlier(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +12,7 @@ from sharelm.model import attention
 from sharelm.model.blocks import NORM_EPSILON, Block, normed, own_gains, rotary_table, stored_blocks, turned
 from sharelm.model.caches import Caches, Seen
 from sharelm.model.depth import SubLayer, run_depth
+from sharelm.model.initial import draw, draw_into, drawers
 from sharelm.model.lanes import Lanes
 from sharelm.model.loss import head_loss, slopes
 from sharelm.model.recipes import Recipes, Weights
@@ -110,26 +106,26 @@ class Decoder(nn.Module):
         start as `Sharing` says, depth embeddings at zero, a linear injection as the additive one, lanes as one stream.
         """
 
-        def draw(name: str, size: tuple[int, ...]) -> Tensor:
-            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
-            writes = name.endswith(("output.weight", "down.weight"))
-            deviation = INITIAL_DEVIATION / (2 * self.sharing.depth) ** 0.5 if writes else INITIAL_DEVIATION
+        def deviation(name: str, size: tuple[int, ...]) -> float:
             if name.endswith("expansion"):
-                deviation = size[1] ** -0.5  # what it makes of an embedding is as long as the embedding
-            return torch.randn(size, generator=generator) * deviation
+                return float(size[1] ** -0.5)  # what it makes of an embedding is as long as the embedding
+            writes = name.endswith(("output.weight", "down.weight"))
+            return INITIAL_DEVIATION / (2 * self.sharing.depth) ** 0.5 if writes else INITIAL_DEVIATION
 
-        with torch.no_grad(), _drawers() as pool:
-            matrices = []
+        def drawn(name: str, size: tuple[int, ...]) -> Tensor:
+            return draw(seed, name, size, deviation(name, size))
+
+        with torch.no_grad(), drawers() as pool:
+            drawing = []
             for name, parameter in self.named_parameters():
                 if parameter.dim() == 1:
                     parameter.fill_(1)
                 else:
-                    matrices.append((parameter, pool.submit(draw, name, tuple(parameter.shape))))
-            for parameter, values in matrices:
-                parameter.copy_(values.result())
-            self.attention_recipes.start(self.attention_blocks, draw, pool)
-            self.feed_forward_recipes.start(self.feed_forward_blocks, draw, pool)
+                    drawing += draw_into(parameter, seed, name, deviation(name, tuple(parameter.shape)), pool)
+            for piece in drawing:
+                piece.result()
+            self.attention_recipes.start(self.attention_blocks, drawn, pool)
+            self.feed_forward_recipes.start(self.feed_forward_blocks, drawn, pool)
             if self.lanes is not None:
                 self.lanes.start()
             if self.depth_embedding is not None:
@@ -274,21 +270,6 @@ class Decoder(nn.Module):
             return self.head(hidden[:, -1:] if last_only else hidden)
         hidden, matrix = self._head(hidden)
         return head_loss(hidden.flatten(0, 1), matrix, targets.flatten(), self._slopes)
-
-
-@contextmanager
-def _drawers() -> Iterator[Executor]:
-    """A pool that draws first values side by side, on one thread each.
-
-    A draw uses one core, and an eigensolver ends with other bits on another number of them.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _matrix(outputs: int, inputs: int, asked: bool) -> nn.Parameter | None:

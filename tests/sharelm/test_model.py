@@ -1,12 +1,15 @@
 """The decoder against another library's, and a shared model against the unrolled independent one."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sharelm.model import Decoder
+from sharelm.model import Decoder, initial
 from sharelm.sharing import ModelShape, Sharing, build_sharing
 from tests.sharelm.models import SHAPE, SHARINGS, decoder, random_tokens, sharings, unrolled
 
@@ -158,6 +161,22 @@ def test_initial_weights_do_not_depend_on_the_number_of_threads():
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(found[0][name], other[name]) for other in found for name in found[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 100), st.integers(1, 4))
+def test_a_matrix_drawn_in_pieces_is_the_one_drawn_whole(rows, columns, piece, threads):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(initial, "PIECE", piece)
+        whole, filled = initial.draw(3, "name", (rows, columns), 0.5), torch.zeros(rows, columns)
+        with ThreadPoolExecutor(threads) as pool:
+            for each in initial.draw_into(filled, 3, "name", 0.5, pool):
+                each.result()
+    assert torch.equal(whole, filled)
+    assert len({tuple(row) for row in whole.tolist()}) == rows  # no piece repeats another
+    if rows * columns <= piece:
+        first = torch.Generator().manual_seed(int.from_bytes(sha256(b"3 name").digest()[:8]) >> 1)
+        assert torch.equal(whole, torch.randn(rows, columns, generator=first) * 0.5)
 
 
 def test_initial_weights_have_the_stated_spread():
