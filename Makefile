@@ -11,9 +11,8 @@ installed := .venv/.installed
 demo: $(installed)
 	$(BIN)/sharelm run examples/quickstart.toml --store $(STORE)
 
-# In the order of the folders: whole studies are few tests that take minutes, and xdist would leave them for the end.
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 check: lint types contracts test
 
