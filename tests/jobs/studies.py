@@ -25,10 +25,6 @@ from tests.conftest import user_environment
 from tests.sharelm.small import TREE, text_folder
 
 QUESTIONS = [{"query": "The river is", "choices": [" green", " seven"], "gold": i % 2} for i in range(12)]
-STEPS = 120
-LONG = {"tokens": 16 * 8 * STEPS, "checkpoint_steps": 20, "cpus_per_worker": 1}
-TRIALS = ["cycle.s0", "independent-L2.s0", "independent.s0"]
-NOBODY = {"RAY_ADDRESS": "127.0.0.1:9"}  # a Ray that is not there
 
 
 def toml(value: Any) -> str:
@@ -133,7 +129,3 @@ def plant_checkpoint(path: Path, index: int, store: str, weight: float) -> None:
     planted = checkpoint.Checkpoints(engine, open_store(store), study.name, name)
     planted.save(checkpoint.Progress(1, [5.0], [1.0], [1.0], 1.0, 0, []))
     planted.wait()
-
-
-def trained(store: Path | str) -> list[str]:
-    return sorted(open_store(str(store)).read("trials", "small")["trial"].to_pylist())

@@ -1,15 +1,18 @@
-"""A whole study on a real Ray: to a report, again, grown, through a worker's death, and on S3."""
+"""Whole studies on a real Ray: to a report, again, grown, on S3, and through whatever may go wrong on the way."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import pty
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -17,27 +20,27 @@ import psutil
 import pytest
 
 from sharelm.store import TABLES, open_store
+from sharelm.store.studies import latest_study
 from tests.conftest import Cluster, user_environment
-from tests.jobs.studies import (
-    LONG,
-    NOBODY,
-    STEPS,
-    TRIALS,
-    losses,
-    manifests,
-    run,
-    start,
-    train_without_ray,
-    trained,
-    until,
-    write_study,
-)
+from tests.jobs.studies import losses, manifests, plant_checkpoint, run, start, train_without_ray, until, write_study
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.small import TREE
 
 pytestmark = pytest.mark.slow
 
+STEPS = 120
+LONG = {"tokens": 16 * 8 * STEPS, "checkpoint_steps": 20, "cpus_per_worker": 1}
 AUTO = {**LONG, "zero_stage": "auto"}
+TRIALS = ["cycle.s0", "independent-L2.s0", "independent.s0"]
+NOBODY = {"RAY_ADDRESS": "127.0.0.1:9"}  # a Ray that is not there
+
+
+def trained(store: Path | str) -> list[str]:
+    return sorted(open_store(str(store)).read("trials", "small")["trial"].to_pylist())
+
+
+def without_checkpoints(found: dict[str, bytes]) -> dict[str, bytes]:
+    return {path: content for path, content in found.items() if not path.startswith("checkpoints/")}
 
 
 def on_a_terminal(arguments: list[str], **environment: str) -> tuple[int, str]:
@@ -180,6 +183,147 @@ def test_a_killed_worker_resumes_to_the_same_bits(
         one, two = losses(finished.store, trial), losses(store, trial)
         np.testing.assert_allclose(one[:10], two[:10], atol=1e-5)
         assert len(one) == len(two) == STEPS
+
+
+def test_a_killed_driver_is_carried_on_by_two_at_once(inside: dict[str, str], tmp_path: Path) -> None:
+    path, store = write_study(tmp_path, training=LONG), tmp_path / "store"
+    driver = start(path, store, **inside)
+    until(lambda: list(store.glob("trials/*/*/manifest.json")), driver)
+    driver.kill()
+    driver.communicate()
+    before = without_checkpoints(manifests(store))
+    assert not [name for name in before if name.startswith("reports/")]
+
+    both = [start(path, store, **inside) for _ in range(2)]
+    said = [one.communicate(timeout=400) for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    after = manifests(store)
+    assert {name: after[name] for name in before} == before
+    assert trained(store) == TRIALS
+    assert all(len(losses(store, trial)) == STEPS for trial in TRIALS)
+    scores = open_store(str(store)).read("scores", "small").to_pylist()
+    keys = [(row["trial"], row["task"], row["document"], row["item"]) for row in scores]
+    assert len(keys) == len(set(keys))
+    for table in ("reports", "verdicts", "comparisons"):
+        assert len([name for name in after if name.startswith(f"{table}/")]) == 1
+    assert len({out.splitlines()[-1] for out, _ in said}) == 1  # the same report
+
+
+def test_one_trial_diverges_and_one_cannot_resume(inside: dict[str, str], tmp_path: Path) -> None:
+    training = {"max_failures": 0, "cpus_per_worker": 2}
+    path, store = write_study(tmp_path, training=training), tmp_path / "store"
+    on_ranks(1, plant_checkpoint, path, 1, str(store), float("nan"))
+    (kept,) = manifests(store)
+    on_ranks(1, plant_checkpoint, path, 2, str(store), 0.0)
+    (planted,) = manifests(store).keys() - {kept}
+    altered = next((store / planted).parent.glob("*progress.json"))
+    altered.write_bytes(altered.read_bytes().replace(b"5.0", b"4.0"))
+
+    done = run(path, store, **inside)
+    assert (done.returncode, done.stdout) == (1, "")
+    sentence = done.stderr.splitlines()[-1]
+    assert sentence.startswith("error: not finished: ")
+    assert f"{altered} was altered" in sentence
+    assert "Traceback" not in done.stderr
+    rows = {row["trial"]: row for row in open_store(str(store)).read("trials", "small").to_pylist()}
+    assert {name: row["status"] for name, row in rows.items()} == {"independent.s0": "done", "cycle.s0": "diverged"}
+    assert "cycle.s0 diverged at step 2: loss nan" in rows["cycle.s0"]["error"]
+    assert not [name for name in manifests(store) if name.startswith(("scores/", "reports/"))]
+
+    (store / planted).unlink()  # what the sentence named is thrown away
+    done = run(path, store, **inside)
+    assert done.returncode == 0, done.stderr
+    assert "diverged" in done.stdout
+    outcomes = {row["outcome"] for row in open_store(str(store)).read("verdicts", "small").to_pylist()}
+    assert not outcomes & {"better", "not_worse", "met", "supported"}, outcomes
+    assert trained(store) == TRIALS
+    assert {row["trial"] for row in open_store(str(store)).read("scores", "small").to_pylist()} == {
+        "independent.s0",
+        "independent-L2.s0",
+    }
+    assert kept in manifests(store)  # the last checkpoint of the trial that diverged
+
+
+TRIED_RATES = [1e-4, 1e-2, 0.3, 100.0]
+
+
+def expected_rate(tried: list[dict[str, Any]]) -> float:
+    """The vertex of numpy's parabola through the lowest loss and its neighbours, the lowest where one diverged."""
+    losses = [row["loss_nats"] if row["status"] == "done" else math.inf for row in tried]
+    best = int(np.argmin(losses))
+    around = slice(best - 1, best + 2)
+    if best in (0, len(tried) - 1) or not np.isfinite(losses[around]).all():
+        return TRIED_RATES[best]
+    a, b, _ = np.polyfit(np.log(TRIED_RATES[around]), losses[around], 2)
+    return math.exp(-b / (2 * a))
+
+
+def test_every_trial_learns_with_the_rate_that_its_proxies_chose(inside: dict[str, str], tmp_path: Path) -> None:
+    tune = {"learning_rates": TRIED_RATES, "tokens": 128 * 4, "choose": "parabola"}
+    axes = {"axes": ["depth", "parameters", "compute"]}
+    path, uri = write_study(tmp_path, training={"tune": tune}, twins=axes), tmp_path / "store"
+    done = run(path, uri, **inside)
+    assert done.returncode == 0, done.stderr
+    store = open_store(str(uri))
+    tunings, trials = store.read("tunings", "small").to_pylist(), store.read("trials", "small").to_pylist()
+    assert {row["arm"] for row in tunings} == {row["arm"] for row in trials}
+    by_arm = {arm: [row for row in tunings if row["arm"] == arm] for arm in {row["arm"] for row in tunings}}
+    assert len(by_arm) == 4
+    assert len(store.manifests("proxies", "small")) == 3 * len(TRIED_RATES)  # two twins are one model
+    for trial in trials:
+        tried = by_arm[trial["arm"]]
+        assert [row["learning_rate"] for row in tried] == TRIED_RATES
+        assert tried[-1]["status"] == "diverged"  # the planted rate
+        (rate,) = {row["chosen_learning_rate"] for row in tried}
+        assert rate == pytest.approx(expected_rate(tried), rel=6e-3)
+        assert {row["at_edge"] for row in tried} == {rate in (TRIED_RATES[0], TRIED_RATES[-1])}
+        assert json.loads(trial["resolved_json"])["training"]["learning_rate"] == rate
+    steps = store.read("steps", "small").to_pylist()
+    highest = {arm: max(row["learning_rate"] for row in steps if row["arm"] == arm) for arm in by_arm}
+    assert highest == {arm: tried[0]["chosen_learning_rate"] for arm, tried in by_arm.items()}
+    (report,) = store.manifests("reports", "small")
+    page = store.read_bytes(report, "report.html").decode()
+    assert "Learning rates were chosen for each arm" in page
+    assert "not tuned per arm" not in page
+
+    before = manifests(uri)
+    again = run(path, uri, **NOBODY)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert manifests(uri) == before
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Callable[..., str]:
+    """Call it with a study's changes and the environment: the sentence it is refused with; nothing was trained."""
+
+    def call(environment: dict[str, str], **changes: Any) -> str:
+        store = tmp_path / "store"
+        done = run(write_study(tmp_path, **changes), store, **environment)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        *stages, sentence = done.stderr.splitlines()
+        assert [stage for stage in stages if " gcs_client.cc:" not in stage] in ([], ["preparing data"])  # Ray's own
+        assert latest_study(open_store(str(store)), "small") is None
+        return sentence
+
+    return call
+
+
+def test_a_cluster_that_cannot_hold_the_study(refused: Any, inside: dict[str, str]) -> None:
+    assert "training.workers = 4 but the cluster has 2 CPUs" in refused(inside, training={"workers": 4})
+    assert "training.device = 'gpu' but the cluster has no GPU" in refused(inside, training={"device": "gpu"})
+    much = {"zero_stage": "auto", "tokens_per_step": 1 << 26, "tokens": 1 << 28}
+    said = refused(inside, training=much)
+    assert "training.zero_stage = 'auto': no stage fits; " in said
+    assert "the largest part is activations, " in said
+    assert "set a smaller training.sequences_per_pass" in said
+
+
+def test_a_ray_that_cannot_be_joined(refused: Any, inside: dict[str, str], tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("wrong-token" * 4)
+    sentence = refused({**inside, "RAY_AUTH_TOKEN_PATH": str(token)})
+    assert "if it wants a token" in sentence
+    assert "wrong-token" not in sentence
 
 
 @pytest.mark.s3
