@@ -15,8 +15,8 @@ from sharelm.errors import InputError
 from sharelm.study import Arm, Study, Trial, proxied
 from sharelm.study.tree import HOW_FAST, Task, Workload
 
-_MODEL_CODE = tuple(f"sharelm.model.{name}" for name in ("blocks", "decoder", "depth", "lanes", "loss", "recipes"))
-_LEARNING_CODE = ("sharelm.sharing", "sharelm.training", *_MODEL_CODE)
+_MODEL_CODE = ("attention", "blocks", "decoder", "depth", "initial", "lanes", "loss", "recipes")
+_LEARNING_CODE = ("sharelm.sharing", "sharelm.training", *(f"sharelm.model.{name}" for name in _MODEL_CODE))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 import ast
 import sys
+from pathlib import Path
 
 import pytest
 
+from sharelm import steps
 from sharelm.digest import code_digest, digest
 
 SOURCE = '''"""A module."""
@@ -102,3 +104,17 @@ def test_empty_strings_that_some_pythons_see_in_a_formatted_one_change_nothing(c
     monkeypatch.setattr(ast, "parse", parse_as_another_release)
     assert code(source) == before
     assert code(source.replace(" and ", " or ")) != before
+
+
+def test_a_trial_is_named_by_all_code_that_its_model_is_made_of():
+    """Decoding's caches are the exception: no model is trained with them."""
+    folder = Path(steps.__file__).parent / "model"
+    reached, waiting = set(), ["decoder"]
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sharelm.model"):
+                below = node.module.removeprefix("sharelm.model").lstrip(".")
+                waiting += {below} - reached if below else {each.name for each in node.names} - reached
+    assert reached - {"caches"} == set(steps._MODEL_CODE)
