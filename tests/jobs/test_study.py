@@ -161,8 +161,9 @@ def test_a_killed_worker_resumes_to_the_same_bits(
 ) -> None:
     path, store = write_study(tmp_path, training={**LONG, "workers": 2}), tmp_path / "store"
     driver = start(path, store, **inside)
-    until(lambda: list(store.glob("trials/*/*/manifest.json")), driver)
-    until(lambda: list(store.glob("checkpoints/*/*/manifest.json")), driver)
+    trial = until(lambda: list(store.glob("trials/*/*/manifest.json")), driver)[0].parent.name
+    checkpoints = "checkpoints/*/*/manifest.json"  # the next trial's: this one's last may still be there
+    until(lambda: [path for path in store.glob(checkpoints) if not path.parent.name.startswith(trial)], driver)
     first = {name: content for name, content in manifests(store).items() if name.startswith("trials/")}
     workers = train_workers(cluster)
     assert len(workers) == 2
