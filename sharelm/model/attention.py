@@ -6,7 +6,6 @@ all else takes torch's usual attention.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from sharelm.sharing import ModelShape
 
 SMALLEST_HEAD = 16  # of matrix instructions
-CAUSAL = {
+CAUSAL: dict[str, int] = {
     "FORCE_USE_FLEX_ATTENTION": True,  # short sequences too: what torch has for these reads past them with our cuts
     "BLOCKS_ARE_CONTIGUOUS": True,
     "ROWS_GUARANTEED_SAFE": True,  # every query sees itself
@@ -40,11 +39,11 @@ class Causal(NamedTuple):
     """Which blocks of keys each block of queries looks at, and how the kernels are to be cut."""
 
     mask: BlockMask
-    kernels: Mapping[str, int | bool]
+    kernels: dict[str, int]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Grouped-query attention of `query` [B, heads, T, D] to `key` and `value` [B, kv heads, T, D]."""
-        kernels: Any = dict(self.kernels)
+        kernels: Any = self.kernels
         mixed = flex_attention(query, key, value, block_mask=self.mask, enable_gqa=True, kernel_options=kernels)
         assert isinstance(mixed, Tensor)
         return mixed

@@ -31,31 +31,26 @@ def drawers() -> Iterator[Executor]:
 
 def draw(seed: int, name: str, size: tuple[int, ...], deviation: float) -> Tensor:
     """N(0, deviation) values [size] in fp32."""
-    return torch.cat([_rows(seed, name, size, start, deviation) for start in _starts(size)])
+    values = torch.empty(size)
+    for rows in _pieces(values):
+        _fill(values, rows, seed, name, deviation)
+    return values
 
 
 def draw_into(parameter: Tensor, seed: int, name: str, deviation: float, pool: Executor) -> list[Future[None]]:
     """Have the pool give `parameter` the values that `draw` gives a tensor of its size."""
-    size, values = tuple(parameter.shape), parameter.detach()
-
-    def fill(start: int) -> None:
-        rows = _rows(seed, name, size, start, deviation)
-        values[start : start + len(rows)].copy_(rows)
-
-    return [pool.submit(fill, start) for start in _starts(size)]
+    values = parameter.detach()
+    return [pool.submit(_fill, values, rows, seed, name, deviation) for rows in _pieces(values)]
 
 
-def _starts(size: tuple[int, ...]) -> range:
-    return range(0, size[0], _piece_rows(size))
+def _pieces(values: Tensor) -> list[slice]:
+    """The rows of each piece."""
+    rows = max(1, PIECE // math.prod(values.shape[1:]))
+    return [slice(start, start + rows) for start in range(0, len(values), rows)]
 
 
-def _piece_rows(size: tuple[int, ...]) -> int:
-    return max(1, PIECE // math.prod(size[1:]))
-
-
-def _rows(seed: int, name: str, size: tuple[int, ...], start: int, deviation: float) -> Tensor:
-    drawn_from = f"{seed} {name} {start}" if start else f"{seed} {name}"
+def _fill(values: Tensor, rows: slice, seed: int, name: str, deviation: float) -> None:
+    drawn_from = f"{seed} {name} {rows.start}" if rows.start else f"{seed} {name}"
     digest = hashlib.sha256(drawn_from.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
-    rows = min(_piece_rows(size), size[0] - start)
-    return torch.randn(rows, *size[1:], generator=generator).mul_(deviation)
+    values[rows].copy_(torch.randn(values[rows].shape, generator=generator).mul_(deviation))
