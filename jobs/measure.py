@@ -56,7 +56,8 @@ def score_trial(
     place: Place, trial: Trial, trial_step: str, task: Task, items: list[Any], shard_index: int, step: str
 ) -> None:
     """Score one trial on one shard of a task's items and commit the rows."""
-    from sharelm.evaluation import score, shard
+    from sharelm.evaluation import shard
+    from sharelm.evaluation.scoring import score
     from sharelm.model import load_model
 
     store, study = open_store(place.store), place.study.name

@@ -95,9 +95,10 @@ def train_group(group: Group) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     have, training = group.have, group.study.training
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(
-        training.stall_timeout_s
-    )  # of a process that is stopped
+    # of a process that is stopped
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(training.stall_timeout_s)
+    # a process for each group, which tells workers of a node that is to be taken: theirs to ask, and ours do not
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     with tempfile.TemporaryDirectory(prefix="sharelm-train-") as folder:
         TorchTrainer(
             _train_worker,

@@ -61,15 +61,16 @@ def _plain(node: Any) -> Any:
     return [type(node).__name__, *([name, _plain(value)] for name, value in fields.items() if value not in (None, []))]
 
 
+@cache  # several steps share most of their code
+def _tree(path: Path) -> Any:
+    return _plain(ast.parse(path.read_text(encoding="utf-8")))
+
+
 @cache
 def code_digest(*modules: str) -> str:
     """The digest of what these modules (or packages, whole) do: a comment, docstring or blank line changes nothing.
 
     Raises `ModuleNotFoundError` where there is no such module.
     """
-    trees = [
-        [module, path.name, _plain(ast.parse(path.read_text(encoding="utf-8")))]
-        for module in sorted(set(modules))
-        for path in _sources(module)
-    ]
+    trees = [[module, path.name, _tree(path)] for module in sorted(set(modules)) for path in _sources(module)]
     return _short(json.dumps(trees))

@@ -87,7 +87,7 @@ class Recipes(nn.Module):
             if self.sharing.low_rank.start == "zero":
                 outer.zero_()
                 continue
-            bases = {depth: base.float().cpu() for depth, base in self._bases(blocks, name).items()}
+            bases = self._bases([matrix.float().cpu() for matrix in self._stored(blocks, name)], name)
 
             def factors(depth: int, name: str = name, bases: dict[int, Tensor] = bases) -> tuple[Tensor, Tensor]:
                 own = draw(f"{self.kind}_blocks.{depth}.{name}.weight", self.sizes[name])
@@ -104,21 +104,21 @@ class Recipes(nn.Module):
             return [getattr(block, tied[name]).weight.t() for block in blocks]
         return [getattr(block, name).weight for block in blocks]
 
-    def _bases(self, blocks: nn.ModuleList, name: str) -> dict[int, Tensor]:
-        """This matrix at every depth that applies it, before deltas."""
-        stored, depths = self._stored(blocks, name), self.sharing.depths(self.kind, name)
+    def _bases(self, stored: list[Tensor], name: str) -> dict[int, Tensor]:
+        """This matrix at every depth that applies it, before deltas, from that of every stored block."""
+        depths = self.sharing.depths(self.kind, name)
         if not self.mixes:
             return {depth: stored[self.sharing.schedule(self.kind)[depth]] for depth in depths}
         atoms = torch.stack(stored)
-        learned = self.coefficients[name] if name in self.coefficients else self._schedule(name).to(atoms)
-        mixed = (learned @ atoms.flatten(1)).unflatten(1, self.sizes[name])
+        learned = self.coefficients[name] if name in self.coefficients else self._schedule(name)
+        mixed = (learned.to(atoms) @ atoms.flatten(1)).unflatten(1, self.sizes[name])
         return dict(zip(depths, mixed.unbind(), strict=True))
 
     def weights(self, blocks: nn.ModuleList, merged: bool) -> list[Weights]:
         """The matrices of every depth by name; `merged` makes one tensor of each and its deltas."""
         table: list[Weights] = [{} for _ in range(self.sharing.depth)]
         for name in self.sizes:
-            bases = self._bases(blocks, name)
+            bases = self._bases(self._stored(blocks, name), name)
             made = {depth: Weight(base) for depth, base in bases.items()}
             deltas = self.sharing.delta_depths(self.kind, name)
             if deltas and (name in self.outer or name in self.diagonal):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -21,16 +24,28 @@ from sharelm.training.muon import MuonWithAdamW, block_matrices
 _NO_LIMIT = 10**15
 
 
+@cache
 def load_deepspeed(device: torch.device) -> Any:
     """The deepspeed module, ready for this device.
 
     On a CPU DeepSpeed would compile a shared-memory operator at start, which needs a C++ compiler and seconds; gloo
     does the same work. Saying beforehand that no operator is compatible skips the build and the probing.
+
+    Called before anything is made: Python's collector of garbage, which would go through the hundreds of modules time
+    and again while they load, and in every later collection, is to leave alone all that is there by then.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
-    import deepspeed
+    compiler = ("deepspeed.compile.backend", "torch._inductor.compile_fx") if device.type == "cuda" else ()
+    gc.disable()
+    try:
+        import deepspeed
 
+        for used_later in ("torch._dynamo", *compiler):
+            import_module(used_later)
+        gc.freeze()
+    finally:
+        gc.enable()
     deepspeed.logger.setLevel("WARNING")
     if device.type == "cpu":
         vars(deepspeed.ops)["__compatible_ops__"] = {}

@@ -32,6 +32,7 @@ from sharelm.training.engine import (
     build_engine,
     deepspeed_config,
     gathered,
+    load_deepspeed,
     repeat_to_the_bit,
     set_learning_rate,
     take_step,
@@ -130,26 +131,9 @@ class Run:
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if machine.device == "cuda" else torch.device("cpu")
         )
-        world = dist.get_world_size()
-        self.config = deepspeed_config(self.training, trial.arm.shape.context, world, machine.precision)
-        model = Decoder(
-            trial.arm.shape,
-            trial.arm.sharing,
-            activation_checkpointing=self.training.activation_checkpointing == "non_reentrant",
-            dropout=self.training.dropout,
-            stochastic_depth=self.training.stochastic_depth,
-            compute_dtype=PRECISIONS[machine.precision] if self.training.stage == 0 else None,
-        )
-        model.initialise(trial.seed)
-        scale_gradients(model, self.training.gradient_scale)
-        self.model = model.to(self.device)
-        self.engine = build_engine(self.model, self.training, self.config, self.device)
+        self.config = deepspeed_config(self.training, trial.arm.shape.context, dist.get_world_size(), machine.precision)
         self.passes: dict[bool, GraphedPass] = {}  # by whether loops are on
-        if machine.device == "cuda":
-            repeat_to_the_bit(not self.training.fast)
-            if self.training.stage < 3:  # its hooks and torch.compile do not go together
-                self.model.compile_depths(repeatable=not self.training.fast)
-                self._prepare()
+        self._build()
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.speeds: list[float] = []
@@ -163,6 +147,28 @@ class Run:
             self.halved_at.append(len(self.losses))
         elif found is not None:
             self.halved_at = found.halved_at
+
+    def _build(self) -> None:
+        """Make the model with its first weights, its engine, and whatever a step needs."""
+        training, arm, precision = self.training, self.trial.arm, self.machine.precision
+        load_deepspeed(self.device)
+        with self.device:  # drawn on the CPU, each piece is put there as soon as it is
+            self.model = Decoder(
+                arm.shape,
+                arm.sharing,
+                activation_checkpointing=training.activation_checkpointing == "non_reentrant",
+                dropout=training.dropout,
+                stochastic_depth=training.stochastic_depth,
+                compute_dtype=PRECISIONS[precision] if training.stage == 0 else None,
+            )
+        self.model.initialise(self.trial.seed)
+        scale_gradients(self.model, training.gradient_scale)
+        self.engine = build_engine(self.model, training, self.config, self.device)
+        if self.device.type == "cuda":
+            repeat_to_the_bit(not training.fast)
+            if training.stage < 3:  # its hooks and torch.compile do not go together
+                self.model.compile_depths(repeatable=not training.fast)
+                self._prepare()
 
     def _prepare(self) -> None:
         """Compile and load whatever a step needs, at every depth that it may have, before time is taken."""

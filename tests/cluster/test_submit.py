@@ -20,6 +20,7 @@ SMALL = [
     ("tokens = 204_800", "tokens = 10_240"),
     ("tokens_per_step = 2048", "tokens_per_step = 1024"),
     ("warmup_steps = 10", "warmup_steps = 2"),
+    ('[[variant]]                  # one block at all four depths\nname = "albert"\nscheme = "albert"\n', ""),
 ]
 LONG = [('name = "quickstart"', 'name = "long"'), *SMALL[1:3], ("tokens = 204_800", "tokens = 204_800_000")]
 
@@ -53,7 +54,7 @@ def test_a_study_is_submitted_followed_and_not_submitted_twice(sharelm, study_fi
     assert "report: " in sharelm("logs", "tiny", **head).stdout
     shown = sharelm("status", "tiny", **head).stdout
     assert "SUCCEEDED" in shown
-    assert "tiny: 5 trials, 5 steps, 10 scores, 5 costs, 1 comparisons, 1 sharing_worth, 1 verdicts, 1 reports" in shown
+    assert "tiny: 3 trials, 3 steps, 6 scores, 3 costs, 1 comparisons, 1 sharing_worth, 1 verdicts, 1 reports" in shown
     assert len(sharelm("verdict", "tiny", **head).stdout.splitlines()) >= 5
     assert "has ended already" in sharelm("stop", "tiny", **head).stdout
     planned = sharelm("plan", path, **head).stdout
@@ -66,7 +67,7 @@ def test_a_running_study_is_not_submitted_twice_and_a_stopped_one_is(sharelm, st
     again = sharelm("submit", path, **head)
     assert again.returncode == 0
     assert "is pending already" in again.stdout or "is running already" in again.stdout
-    until(lambda: "study long" in sharelm("logs", "long", **head).stdout, 60)
+    until(lambda: "study long" in sharelm("logs", "long", **head).stdout, 240)
     stopped = sharelm("stop", "long", **head)
     assert (stopped.returncode, "STOPPED" in stopped.stdout) == (0, True)
     assert "is submitted" in sharelm("submit", path, **head).stdout

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import sharelm.digest
 from sharelm import steps
 from sharelm.digest import code_digest, digest
 
@@ -47,6 +48,7 @@ def code(tmp_path, monkeypatch):
 
     def digest_of(source, module="digested_package"):
         (package / "shapes.py").write_text(source)
+        sharelm.digest._tree.cache_clear()
         code_digest.cache_clear()
         return code_digest(module)
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from sharelm.data import open_corpus, prepare
 from sharelm.errors import InputError
-from sharelm.evaluation import Item, score, shard, task_items
+from sharelm.evaluation import Item, shard, task_items
 from sharelm.evaluation.items import passages
+from sharelm.evaluation.scoring import score
 from sharelm.model import Decoder
 from sharelm.sharing import ModelShape, build_sharing
 from sharelm.store import open_store

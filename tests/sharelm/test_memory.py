@@ -1,6 +1,7 @@
 """Memory of a training step: closed forms against hand-counted numbers and measured peaks; the stage they choose."""
 
 import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -12,13 +13,15 @@ from sharelm.errors import InputError, ShareLMError
 from sharelm.model import PRECISIONS, Decoder
 from sharelm.sharing import ModelShape, build_sharing
 from sharelm.steps import Machine, trial_step
+from sharelm.store import open_store
 from sharelm.study import Arm, models, trials
 from sharelm.study.load import study_from_tree
 from sharelm.study.memory import BUCKET, SHARE, Parts, least_stage, needs, parts, said_if_it_does_not_fit
 from sharelm.training import engine as engines
+from sharelm.training.trial import Run
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.models import random_tokens
-from tests.sharelm.small import TREE, small_study
+from tests.sharelm.small import TREE, RandomRows, small_study
 
 WIDE = ModelShape(vocabulary=2000, width=256, heads=4, kv_heads=4, feed_forward=1024, context=64)
 LONG = ModelShape(vocabulary=4000, width=128, heads=4, kv_heads=2, feed_forward=352, context=256)
@@ -172,3 +175,20 @@ def measure():
 
 def test_measured_peaks_are_near_the_closed_forms():
     on_ranks(2, measure)
+
+
+def leave_nothing(store):
+    """Two runs in one process, the first of which loads DeepSpeed."""
+    study = small_study()
+    for trial in trials(study)[:2]:
+        run = Run(study, trial, RandomRows(), Machine("cpu", "fp32", "x"), open_store(store), trial.name)
+        run.step(0).read()
+        held = [weakref.ref(thing) for thing in (run.model, run.engine, next(run.model.parameters()))]
+        run.close()
+        assert [there() for there in held] == [None, None, None]
+    assert gc.get_freeze_count() > 100_000  # modules, through which no collection goes again
+    assert gc.isenabled()
+
+
+def test_a_run_that_is_closed_leaves_no_model_behind(tmp_path):
+    on_ranks(1, leave_nothing, str(tmp_path))

@@ -1,12 +1,16 @@
 """What a GPU must do as the CPU does: weights, logits, caches, scores."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from sharelm.evaluation import Item, score
+from sharelm.evaluation import Item
+from sharelm.evaluation.scoring import score
 from sharelm.model import Decoder, generate, load_model, save_weights
 from sharelm.model.attention import causal
-from tests.sharelm.models import SHAPE, SHARINGS, decoder, random_tokens
+from sharelm.sharing import LowRank
+from tests.sharelm.models import SHARINGS, decoder, fitting, random_tokens
 from tests.sharelm.reference import look
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -21,8 +25,16 @@ def exact_products():
     torch.set_float32_matmul_precision(before)
 
 
-def test_initial_weights_are_those_of_the_cpu():
-    here, there = (Decoder(SHAPE, SHARINGS["cycle"]).to(device).initialise(3) for device in ("cpu", "cuda"))
+MIXED = {"deltas on atoms": replace(SHARINGS["atoms"], low_rank=LowRank(2, 2, start="svd"))}
+
+
+@pytest.mark.parametrize("sharing", (SHARINGS | MIXED).values(), ids=(SHARINGS | MIXED).keys())
+def test_initial_weights_are_those_of_the_cpu(sharing):
+    shape = fitting(sharing)
+    with torch.device("cuda"):
+        there = Decoder(shape, sharing).initialise(3)
+    here = Decoder(shape, sharing).initialise(3)
+    assert {weight.device.type for weight in there.parameters()} == {"cuda"}
     assert all(torch.equal(t, there.state_dict()[name].cpu()) for name, t in here.state_dict().items())
 
 
