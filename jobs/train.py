@@ -97,7 +97,7 @@ def train_group(group: Group) -> None:
     have, training = group.have, group.study.training
     # of a process that is stopped
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(training.stall_timeout_s)
-    # a process for each group, which tells workers of a node that is to be taken: theirs to ask, and ours do not
+    # a process more for each group, that workers might ask whether their node is about to go: ours never do
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     with tempfile.TemporaryDirectory(prefix="sharelm-train-") as folder:
         TorchTrainer(

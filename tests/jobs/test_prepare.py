@@ -76,11 +76,11 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_committed(tmp_path: Path, 
     assert manifests(store) == {}
 
 
-def test_preparing_starts_no_ray_and_needs_no_gpu(tmp_path: Path) -> None:
+def test_preparing_starts_no_ray_and_needs_neither_a_gpu_nor_torch(tmp_path: Path) -> None:
     path = write_study(tmp_path)
     code = (
         f"import sys, jobs.prepare; assert jobs.prepare.main(['--study', {str(path)!r}, '--store', 'store']) == 0\n"
-        "print(sorted({'ray', 'deepspeed'} & sys.modules.keys()))"
+        "print(sorted({'ray', 'deepspeed', 'torch'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "[]"
