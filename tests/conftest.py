@@ -124,6 +124,7 @@ def cluster():
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "OMP_NUM_THREADS": "1",
+            "RAY_worker_niceness": "0",  # not 15: other tests run beside, and workers would wait for all of them
         }
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         options = [f"--{name}={port}" for name, port in ports.items()]

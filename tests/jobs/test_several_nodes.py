@@ -44,6 +44,7 @@ class Simulated:
         access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         quick = {"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "1"}  # Ray Train's wait for a worker that does not answer
+        quick["RAY_worker_niceness"] = "0"  # not 15: other tests run beside, and workers would wait for all of them
         self.log = Path(folder, "log")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
