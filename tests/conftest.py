@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "tests" / "study.toml"
+NICENESS = {"RAY_worker_niceness": "0"}  # not 15: a cluster's workers would wait for all tests that run beside it
 OF_A_USER = ("SHARELM_", "RAY_", "AWS_")  # settings of whoever runs the tests that a command would read
 
 
@@ -124,7 +125,7 @@ def cluster():
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "OMP_NUM_THREADS": "1",
-            "RAY_worker_niceness": "0",  # not 15: other tests run beside, and workers would wait for all of them
+            **NICENESS,
         }
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         options = [f"--{name}={port}" for name, port in ports.items()]

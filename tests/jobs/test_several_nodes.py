@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from sharelm.store import open_store
-from tests.conftest import ROOT, free_ports, user_environment
+from tests.conftest import NICENESS, ROOT, free_ports, user_environment
 from tests.jobs.studies import losses, start, train_without_ray, until, write_study
 from tests.sharelm.distributed import on_ranks
 
@@ -44,12 +44,13 @@ class Simulated:
         access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         quick = {"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "1"}  # Ray Train's wait for a worker that does not answer
-        quick["RAY_worker_niceness"] = "0"  # not 15: other tests run beside, and workers would wait for all of them
         self.log = Path(folder, "log")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.jobs.simulated", f"{folder}/ray", *map(str, free_ports(3))],
-                env=user_environment(**access, **quick, RAY_TMPDIR=folder, OMP_NUM_THREADS="1", PYTHONPATH=path),
+                env=user_environment(
+                    **access, **quick, **NICENESS, RAY_TMPDIR=folder, OMP_NUM_THREADS="1", PYTHONPATH=path
+                ),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

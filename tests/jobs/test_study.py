@@ -116,27 +116,32 @@ def test_again_nothing_is_done_and_no_ray_is_needed(finished: SimpleNamespace) -
 
 
 def test_a_grown_study_does_only_what_is_new(finished: SimpleNamespace, inside: dict[str, str]) -> None:
-    """By a variant, a task and a seed at once."""
     store, before = finished.store, finished.manifests
     variants = [*TREE["variant"], {"name": "albert", "scheme": "albert"}]
-    questions = {"name": "q", "kind": "multiple_choice", "file": "questions.jsonl"}
-    grown = {
-        "study": {"name": "small", "seeds": [0, 1]},
-        "variant": variants,
-        "evaluation": {"task": [*TREE["evaluation"]["task"], questions]},
-    }
-    path = write_study(finished.path.parent, "grown.toml", training=AUTO, **grown)
-    done = run(path, store, **inside)
-    assert done.returncode == 0, done.stderr
-    first = [*TRIALS, "albert.s0", "independent-L1.s0"]
-    assert trained(store) == sorted([*first, *(name.replace(".s0", ".s1") for name in first)])
+    path = write_study(finished.path.parent, "variant.toml", training=AUTO, variant=variants)
+    assert run(path, store, **inside).returncode == 0
+    more = sorted([*TRIALS, "albert.s0", "independent-L1.s0"])
+    assert trained(store) == more
     after = manifests(store)
     assert {name: after[name] for name in before} == before
-    added = [name.split("/")[0] for name in after.keys() - before.keys()]
+    assert len([name for name in after.keys() - before.keys() if name.startswith(("scores/", "costs/"))]) == 4  # 2 arms
+
+    questions = {"name": "q", "kind": "multiple_choice", "file": "questions.jsonl"}
+    evaluation = {"task": [*TREE["evaluation"]["task"], questions]}
+    about = {"name": "small", "seeds": [0, 1]}
+    path = write_study(
+        finished.path.parent, "seed.toml", study=about, training=AUTO, variant=variants, evaluation=evaluation
+    )
+    done = run(path, store, **inside)
+    assert done.returncode == 0, done.stderr
+    assert trained(store) == sorted([*more, *(name.replace(".s0", ".s1") for name in more)])
+    last = manifests(store)
+    assert {name: last[name] for name in after} == after
+    added = [name.split("/")[0] for name in last.keys() - after.keys()]
     assert {table: added.count(table) for table in ("trials", "scores", "costs")} == {
-        "trials": 2 + 5,
-        "scores": 2 + 5 + 10,  # the new arms and the new seed on the old task, every trial on the new one
-        "costs": 2 + 5,  # of the new arms, and a repeat of the measurement of every arm
+        "trials": 5,
+        "scores": 5 + 10,  # the new seed on the old task, every trial on the new one
+        "costs": 5,  # a repeat of the measurement
     }
 
 
