@@ -32,9 +32,9 @@ from benchmarks.plain import (
     timed,
     trainer,
 )
+from sharelm.machine import Machine
 from sharelm.model import Decoder
 from sharelm.sharing import ModelShape
-from sharelm.steps import Machine
 from sharelm.store import Store, open_store
 from sharelm.study import Study, Trial, trials
 from sharelm.study.load import study_from_tree

@@ -17,7 +17,7 @@ import torch
 from benchmarks.plain import DEVICE, GPU, PRECISION
 from sharelm.cost import measure, measurement
 from sharelm.cost.serving import graphed
-from sharelm.steps import Machine
+from sharelm.machine import Machine
 from sharelm.store import Store, open_store
 from sharelm.store.studies import latest_study
 from sharelm.study import Study

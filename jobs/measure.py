@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 
 from jobs.board import busy
-from sharelm.steps import Machine
+from sharelm.machine import Machine
 from sharelm.store import Store, open_store
 from sharelm.store.schemas import TABLES
 from sharelm.study import Study, Trial

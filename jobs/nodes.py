@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.failures import cause, sentence
 from sharelm.errors import InputError, ShareLMError
-from sharelm.steps import Machine
+from sharelm.machine import Machine
 from sharelm.store import open_store
 from sharelm.study import Study
 from sharelm.study.training import Training

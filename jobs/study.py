@@ -20,7 +20,8 @@ import psutil
 from jobs.prepare import asked, check_recorded, prepare_data
 from jobs.program import program
 from sharelm.errors import InputError, ShareLMError
-from sharelm.steps import Machine, cost_step, proxy_step, report_step, score_step, speed_step, trial_step
+from sharelm.machine import Machine
+from sharelm.steps import cost_step, proxy_step, report_step, score_step, speed_step, trial_step
 from sharelm.store import Manifest, Store, open_store
 from sharelm.store.studies import record_study
 from sharelm.study import Speeds, Study, Trial, Tried, models, proxies, timed_pairs, trials, tuning

@@ -17,7 +17,7 @@ from uuid import uuid4
 import ray
 
 from jobs.nodes import Resources
-from sharelm.steps import Machine
+from sharelm.machine import Machine
 from sharelm.store import open_store
 from sharelm.study import Arm, Study, Trial
 

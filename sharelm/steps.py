@@ -6,27 +6,18 @@ No framework is imported here: the driver must be able to say that a study is fi
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sharelm.digest import code_digest, digest
 from sharelm.errors import InputError
+from sharelm.machine import Machine
 from sharelm.study import Arm, Study, Trial, proxied
 from sharelm.study.tree import HOW_FAST, Task, Workload
 
 _MODEL_CODE = ("attention", "blocks", "decoder", "depth", "initial", "lanes", "loss", "recipes")
 _LEARNING_CODE = ("sharelm.sharing", "sharelm.training", *(f"sharelm.model.{name}" for name in _MODEL_CODE))
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the work runs on, as far as it can change a result."""
-
-    device: str  # "cpu" or "cuda"
-    precision: str  # "fp32" or "bf16"
-    device_name: str
-    memory: int = 0  # bytes that one worker may use; no digest depends on it
 
 
 def _learning(study: Study, arm: Arm, machine: Machine) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from sharelm.cost.memory import peak_bytes
 from sharelm.cost.money import cost_per_1m_tokens
 from sharelm.cost.serving import Request, Step, graphed
+from sharelm.machine import Machine
 from sharelm.model import Decoder, load_model
-from sharelm.steps import Machine
 from sharelm.study.tree import Cost, Workload
 
 WARM_UP_SECONDS = {"cpu": 1.0, "cuda": 3.0}  # an H200 served a third slower than later for its first two seconds

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
-from sharelm.steps import Machine, speed_step
+from sharelm.machine import Machine
+from sharelm.steps import speed_step
 from sharelm.store import Store
 from sharelm.study import Arm, Study, Trial
 from sharelm.training.trial import Run, committed

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sharelm.errors import DivergedError
+from sharelm.machine import Machine
 from sharelm.model import PRECISIONS, Decoder, save_weights
-from sharelm.steps import Machine, trial_step
+from sharelm.steps import trial_step
 from sharelm.store import Store
 from sharelm.store.schemas import TABLES
 from sharelm.study import Study, Trial

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 
 from sharelm.errors import DivergedError
-from sharelm.steps import Machine, proxy_step
+from sharelm.machine import Machine
+from sharelm.steps import proxy_step
 from sharelm.store import Store
 from sharelm.study import Study, Trial, proxied
 from sharelm.training import checkpoint

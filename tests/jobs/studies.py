@@ -14,8 +14,9 @@ import torch
 
 from sharelm.data import data_spec, open_corpus
 from sharelm.digest import digest
+from sharelm.machine import Machine
 from sharelm.model import Decoder
-from sharelm.steps import Machine, trial_step
+from sharelm.steps import trial_step
 from sharelm.store import open_store
 from sharelm.study import Study, load_study, trials
 from sharelm.training import checkpoint

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import jobs.nodes
 from jobs.nodes import Node, Resources, fit, lacking, machine
 from sharelm.errors import InputError, StoreError
-from sharelm.steps import Machine
+from sharelm.machine import Machine
 from sharelm.store import open_store
 from sharelm.study.training import Training
 from tests.sharelm.small import TREE, small_study

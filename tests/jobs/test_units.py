@@ -21,7 +21,7 @@ from jobs.measure import CostMeter, Place
 from jobs.progress import Progress, duration
 from jobs.train import split
 from sharelm.errors import InputError, IntegrityError, ShareLMError, StoreError
-from sharelm.steps import Machine
+from sharelm.machine import Machine
 from sharelm.store import Manifest, open_store
 from sharelm.study import Trial, trials
 from tests.sharelm.small import small_study

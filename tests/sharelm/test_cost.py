@@ -6,9 +6,9 @@ import torch
 from sharelm.cost import cost_of_seconds, cost_per_1m_tokens, measure, measurement
 from sharelm.cost.memory import peak_bytes
 from sharelm.cost.serving import Request, graphed
+from sharelm.machine import Machine
 from sharelm.model import save_weights
 from sharelm.sharing import footprint
-from sharelm.steps import Machine
 from sharelm.store.schemas import TABLES
 from sharelm.study.tree import Cost, Workload
 from tests.sharelm.models import SHAPE, SHARINGS, decoder, fitting

@@ -10,9 +10,10 @@ import torch.distributed as dist
 
 from sharelm.cost.memory import peak_bytes
 from sharelm.errors import InputError, ShareLMError
+from sharelm.machine import Machine
 from sharelm.model import PRECISIONS, Decoder
 from sharelm.sharing import ModelShape, build_sharing
-from sharelm.steps import Machine, trial_step
+from sharelm.steps import trial_step
 from sharelm.store import open_store
 from sharelm.study import Arm, models, trials
 from sharelm.study.load import study_from_tree

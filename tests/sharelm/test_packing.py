@@ -3,7 +3,8 @@
 import pytest
 
 from sharelm.errors import InputError
-from sharelm.steps import Machine, trial_step
+from sharelm.machine import Machine
+from sharelm.steps import trial_step
 from sharelm.study import models, trials
 from sharelm.study.memory import parts
 from sharelm.study.packing import SMALL_STEP, check_room, trials_per_gpu

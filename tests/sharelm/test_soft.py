@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from sharelm.machine import Machine
 from sharelm.model import Decoder
 from sharelm.report import build
 from sharelm.sharing import SoftTying, build_sharing, footprint
-from sharelm.steps import Machine
 from sharelm.store import open_store
 from sharelm.store.schemas import TABLES
 from sharelm.study import trials

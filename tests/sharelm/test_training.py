@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from sharelm.machine import Machine
 from sharelm.model import Decoder, load_model
-from sharelm.steps import Machine, trial_step
+from sharelm.steps import trial_step
 from sharelm.store import open_store
 from sharelm.study import Study, Trial, arms, comparisons, trials
 from sharelm.study.load import study_from_tree

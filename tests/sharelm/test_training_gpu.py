@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sharelm.steps import Machine
+from sharelm.machine import Machine
 from sharelm.store import open_store
 from sharelm.study import Study, trials
 from sharelm.study.load import study_from_tree

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from sharelm.machine import Machine
 from sharelm.model import PRECISIONS, Decoder
 from sharelm.sharing import KINDS, Atoms, Embedding, LowRank, build_sharing, footprint
-from sharelm.steps import Machine
 from sharelm.store import open_store
 from sharelm.study import trials
 from sharelm.study.load import study_from_tree

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sharelm.steps import Machine, speed_step
+from sharelm.machine import Machine
+from sharelm.steps import speed_step
 from sharelm.store import open_store
 from sharelm.study import Study, timed_pairs
 from sharelm.study.load import study_from_tree

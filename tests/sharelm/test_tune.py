@@ -11,7 +11,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sharelm.steps import Machine, proxy_step, speed_step, trial_step
+from sharelm.machine import Machine
+from sharelm.steps import proxy_step, speed_step, trial_step
 from sharelm.store import open_store
 from sharelm.study import Speeds, Study, Tried, arms, proxied, proxies, timed_pairs, trials, tuning
 from sharelm.study.growth import changes
