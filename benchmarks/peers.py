@@ -36,7 +36,7 @@ from sharelm.machine import Machine
 from sharelm.model import Decoder
 from sharelm.sharing import ModelShape
 from sharelm.store import Store, open_store
-from sharelm.study import Study, Trial, trials
+from sharelm.study import Study, Trial, expand
 from sharelm.study.load import study_from_tree
 from sharelm.study.tree import STAGES
 
@@ -105,7 +105,7 @@ def study_of(setting: Setting, scheme: str, **training: Any) -> tuple[Study, Tri
     }
     study = study_from_tree(tree, "benchmark")
     wanted = "independent" if scheme == "independent" else "shared"
-    return study, next(trial for trial in trials(study) if trial.arm.name == wanted)
+    return study, next(trial for trial in expand(study).trials if trial.arm.name == wanted)
 
 
 def loop(setting: Setting, scheme: str) -> dict[str, Any]:

@@ -79,22 +79,26 @@ def schemes(json: Json = False) -> None:
 @app.command(rich_help_panel=ASK)
 def run(study: StudyFile, store: Store = DEFAULT_STORE, json: Json = False) -> None:
     """Run a study here: on an embedded Ray, or on the one RAY_ADDRESS names."""
-    _become("jobs.study", study, store, json)
+    _study_program("jobs.study", study, store, json)
 
 
 @app.command(rich_help_panel=ASK)
 def prepare(study: StudyFile, store: Store = DEFAULT_STORE, json: Json = False) -> None:
     """Prepare and commit a study's data without GPU or Ray; `run` and `submit` find them."""
-    _become("jobs.prepare", study, store, json)
+    _study_program("jobs.prepare", study, store, json)
 
 
-def _become(program: str, study: Path, store: str, json: bool) -> NoReturn:
+def _study_program(program: str, study: Path, store: str, json: bool) -> NoReturn:
     from sharelm.study import load_study
 
     load_study(study)  # bad input is refused before anything heavy is loaded
+    _become(program, str(study), store, json)
+
+
+def _become(program: str, study: str, store: str, json: bool) -> NoReturn:
     # The program takes this process's place: its exit code, its terminal and Ctrl-C are then its own.
     # -P keeps a folder called jobs in the current directory from being run instead.
-    arguments = ["-P", "-m", program, "--study", str(study), "--store", store, *(["--json"] if json else [])]
+    arguments = ["-P", "-m", program, "--study", study, "--store", store, *(["--json"] if json else [])]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *arguments])
 
@@ -218,6 +222,12 @@ def verdict(
         supported = check_gate(found, gate)
         if not json:
             print(f"Gate {gate} is met by {', '.join(supported)}.")
+
+
+@app.command(rich_help_panel=ANSWER)
+def judge(study: NameOrFile, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+    """Judge a finished study again by this version's statistics; trains nothing and keeps the old report."""
+    _become("jobs.judge", study, store, json)
 
 
 @app.command(rich_help_panel=ANSWER)

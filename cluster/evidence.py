@@ -10,7 +10,7 @@ from sharelm.errors import InputError, ShareLMError
 from sharelm.store import TABLES, Manifest, Store, open_store
 from sharelm.store.studies import latest_study
 from sharelm.study import load_study
-from sharelm.study.load import nearest
+from sharelm.study.load import name_of, nearest
 from sharelm.study.tree import STAGES
 
 REPORTS = "reports"  # each step holds report.html, report.md and report.json
@@ -20,11 +20,6 @@ class GateNotMet(ShareLMError):
     """The evidence does not support the roll-out stage; the message says what it lacks."""
 
     exit_code = 3
-
-
-def study_name(argument: str) -> str:
-    """The name that a NAME or STUDY.toml argument means."""
-    return load_study(argument).name if argument.endswith(".toml") or Path(argument).is_file() else argument
 
 
 def _known(store: Store, name: str) -> None:
@@ -102,7 +97,7 @@ def newest_report(store: Store, name: str) -> Manifest:
 def export_report(uri: str, argument: str, out: Path) -> list[Path]:
     """Copy the newest report's files into a folder; their paths."""
     store = open_store(uri)
-    report = newest_report(store, study_name(argument))
+    report = newest_report(store, name_of(argument))
     written = []
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +115,7 @@ def stored_verdict(uri: str, argument: str) -> dict[str, Any]:
     `differs` is True where the argument is a study file that is not the one last recorded under its name.
     """
     store = open_store(uri)
-    name = study_name(argument)
+    name = name_of(argument)
     report = newest_report(store, name)
     recorded = latest_study(store, name)
     rows = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.show import bytes_text, columns, seconds_text
 from sharelm.sharing.drawing import degrees, draw
-from sharelm.study import Arm, Study, arms, comparisons, models, proxied, proxies, timed_pairs, trials
+from sharelm.study import Arm, Plan, Study, expand, proxied, proxies, timed_pairs
 from sharelm.study.memory import SHARE, needs
 from sharelm.study.packing import trials_per_gpu
 
@@ -62,20 +62,21 @@ def _arm(study: Study, arm: Arm) -> dict[str, Any]:
     }
 
 
-def _memory(study: Study) -> dict[str, list[dict[str, Any]]]:
+def _memory(plan: Plan) -> dict[str, list[dict[str, Any]]]:
     """By precision, at every ZeRO stage: the arm that needs most memory in a worker, its bytes, and their parts."""
     return {
         precision: [
             {"stage": need.stage, "arm": need.arm, "bytes": need.parts.total, **asdict(need.parts)}
-            for need in needs(models(study), study.training, precision)
+            for need in needs(plan.models, plan.study.training, precision)
         ]
-        for precision in _precisions(study)
+        for precision in _precisions(plan.study)
     }
 
 
-def _tuning(study: Study) -> dict[str, Any] | None:
+def _tuning(plan: Plan) -> dict[str, Any] | None:
     """The proxies that choose learning rates; None where the study tunes none."""
-    tune, tried = study.training.tune, proxies(study)
+    study = plan.study
+    tune, tried = study.training.tune, proxies(plan)
     if tune is None:
         return None
     seconds = sum(proxy.arm.training_flops for proxy in tried) / (study.cost.assumed_tflops * 1e12)
@@ -94,8 +95,8 @@ def _tuning(study: Study) -> dict[str, Any] | None:
     }
 
 
-def _on_a_gpu(study: Study) -> dict[str, Any]:
-    together, why = trials_per_gpu(models(study), study.training)
+def _on_a_gpu(plan: Plan) -> dict[str, Any]:
+    together, why = trials_per_gpu(plan.models, plan.study.training)
     return {"trials": together, "why": why}
 
 
@@ -106,8 +107,9 @@ def plan_study(study: Study) -> dict[str, Any]:
     those hours of every worker at cost.price_per_hour. Where the ZeRO stage is "auto" checkpoints, optimizers and
     what is sent are those of stage 0. The total counts the proxies of `tuning` as well.
     """
-    planned = {arm.name: _arm(study, arm) for arm in arms(study)}
-    runs, tuning = trials(study), _tuning(study)
+    plan = expand(study)
+    planned = {arm.name: _arm(study, arm) for arm in plan.arms}
+    runs, tuning = plan.trials, _tuning(plan)
     work = [planned[trial.arm.name] for trial in runs] + ([tuning] if tuning else [])
     tree = study.tree()
     for part, differs in (("model", "depth"), ("model", "feed_forward"), ("training", "tokens")):  # a twin's own
@@ -127,13 +129,13 @@ def plan_study(study: Study) -> dict[str, Any]:
                 "reached": pair.reached,
                 "relative_error": pair.relative_error,
             }
-            for pair in comparisons(study)
+            for pair in plan.comparisons
         ],
         "measured_when_it_runs": [
             {"variant": variant.name, "axis": "time", "like": twin.name} for variant, twin in timed_pairs(study)
         ],
-        "memory": _memory(study),
-        "on_a_gpu": None if study.training.device == "cpu" else _on_a_gpu(study),
+        "memory": _memory(plan),
+        "on_a_gpu": None if study.training.device == "cpu" else _on_a_gpu(plan),
         "tuning": tuning,
         "total": {
             "trials": len(runs),

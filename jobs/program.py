@@ -24,7 +24,7 @@ def program(
     Returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
-    parser.add_argument("--study", type=Path, required=True, help="the study's TOML file")
+    parser.add_argument("--study", type=Path, required=True, help="the study's TOML file (or its name, to judge it)")
     parser.add_argument("--store", required=True, help="a folder or s3://bucket/prefix")
     parser.add_argument("--json", action="store_true", help="end with one JSON line instead of text")
     options = parser.parse_args(arguments)

@@ -24,9 +24,11 @@ from sharelm.machine import Machine
 from sharelm.steps import cost_step, proxy_step, report_step, score_step, speed_step, trial_step
 from sharelm.store import Manifest, Store, open_store
 from sharelm.store.studies import record_study
-from sharelm.study import Speeds, Study, Trial, Tried, models, proxies, timed_pairs, trials, tuning
+from sharelm.study import Measured, Plan, Speeds, Study, Trial, Tried, expand, proxies, timed_pairs, tuning
+from sharelm.study.arm import Model
 from sharelm.study.memory import least_stage
 from sharelm.study.packing import check_room, trials_per_gpu
+from sharelm.study.tune import Tuning
 
 if TYPE_CHECKING:
     from jobs.progress import Progress
@@ -44,9 +46,10 @@ class Work:
     costs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
-def plan_work(study: Study, data: str, base: Path, machine: Machine) -> Work:
+def plan_work(plan: Plan, data: str, base: Path, machine: Machine) -> Work:
     """Every step of the study by its name."""
-    work = Work({trial_step(study, trial, data, machine): trial for trial in trials(study)})
+    study = plan.study
+    work = Work({trial_step(study, trial, data, machine): trial for trial in plan.trials})
     for step, trial in work.trials.items():
         for task in study.evaluation.task:
             for shard in range(task.shards):
@@ -75,30 +78,33 @@ class Driver:
         nodes = living_nodes()
         self.have = fit(study.training, nodes)
         self.machine = machine(study, self.have, nodes, store.uri, data)
-        together, why = trials_per_gpu(models(study), study.training) if self.have.use_gpu else (1, None)
+        models = expand(study).models
+        together, why = trials_per_gpu(models, study.training) if self.have.use_gpu else (1, None)
         self.study = study = study.decided(trials_per_gpu=together)
         self.have = fit(study.training, nodes)
         if why is not None:
             progress.stage(why)
         if study.training.zero_stage == "auto":
-            stage, why = least_stage(models(study), study.training, self.machine.precision, self.machine.memory)
+            stage, why = least_stage(models, study.training, self.machine.precision, self.machine.memory)
             self.study = study = study.decided(zero_stage=stage)
             progress.stage(why)
-        check_room(models(study), study.training, self.machine.precision, self.machine.memory)
+        check_room(models, study.training, self.machine.precision, self.machine.memory)
         self.board: Any = Board.options(scheduling_strategy=_here()).remote()  # type: ignore[attr-defined]
         self.place = Place(study, store.uri, self.machine, self.have.evaluation_cpus, self.board)
+        self.plan = expand(study)
         self.work = Work()
         self.missing: dict[str, Trial] = {}
         self.errors: list[str] = []
 
     def run(self) -> None:
         """Train, evaluate and measure whatever is not committed yet."""
-        self._time()
-        if not self.errors:
-            self._tune()
+        speeds = self._time()
+        self.plan = expand(self.study, Measured(speeds))
+        tunings = {} if self.errors else self._tune()
         if self.errors:
             return
-        self.work = plan_work(self.study, self.data, self.base, self.machine)
+        self.plan = expand(self.study, Measured(speeds, tunings))
+        self.work = plan_work(self.plan, self.data, self.base, self.machine)
         there = _committed(self.store, "trials", self.study.name)
         self.missing = {step: trial for step, trial in self.work.trials.items() if step not in there}
         done = len(self.work.trials) - len(self.missing)
@@ -110,7 +116,7 @@ class Driver:
         if not self.errors:
             self._measure()
 
-    def _time(self) -> None:
+    def _time(self) -> dict[str, Speeds]:
         """Know how long the time axis's twins learn, from measured speeds."""
         pairs = {speed_step(self.study, pair, self.machine): pair for pair in timed_pairs(self.study)}
         known = _committed(self.store, "speeds", self.study.name)
@@ -118,22 +124,21 @@ class Driver:
         if untimed:
             self._wait({self._group(timed=untimed): (SPEED, "training speeds")})
             if self.errors:
-                return
+                return {}
         facts = {manifest.step: manifest.facts for manifest in self.store.manifests("speeds", self.study.name)}
-        speeds = {
+        return {
             variant.name: Speeds(facts[step]["variant_tokens_per_second"], facts[step]["twin_tokens_per_second"])
             for step, (variant, _) in pairs.items()
         }
-        self.study = self.study.measured(speeds)
 
-    def _tune(self) -> None:
+    def _tune(self) -> dict[Model, Tuning]:
         """Know every arm's learning rate, from proxies, where the study tunes them."""
         from jobs.train import split
 
         training = self.study.training
         if training.tune is None:
-            return
-        steps = {proxy_step(self.study, proxy, self.data, self.machine): proxy for proxy in proxies(self.study)}
+            return {}
+        steps = {proxy_step(self.study, proxy, self.data, self.machine): proxy for proxy in proxies(self.plan)}
         known = _committed(self.store, "proxies", self.study.name)
         missing = [proxy for step, proxy in steps.items() if step not in known]
         self.progress.expect({proxy.name: proxy.arm.training(training).steps for proxy in missing}, "proxies")
@@ -142,13 +147,13 @@ class Driver:
             {self._group(proxies=part): (TRAINING, f"proxies {part[0].name} to {part[-1].name}") for part in groups}
         )
         if self.errors:
-            return
+            return {}
         facts = {manifest.step: manifest.facts for manifest in self.store.manifests("proxies", self.study.name)}
         tried: dict[Any, list[Tried]] = {}
         for step, proxy in steps.items():
             found = Tried(*(facts[step][name] for name in ("learning_rate", "loss_nats", "training_seconds")))
             tried.setdefault(proxy.arm.model, []).append(found)
-        self.study = self.study.tuned({model: tuning(training.tune.choose, those) for model, those in tried.items()})
+        return {model: tuning(training.tune.choose, those) for model, those in tried.items()}
 
     def _group(self, **work: Any) -> Any:
         """A worker group at work on these."""
@@ -271,7 +276,7 @@ class Driver:
                 kind: covered((start, end) for k, start, end in spans if k == kind)
                 for kind in ("training", "evaluation", "cost")
             },
-            "tokens_per_second": {name: vars(speeds) for name, speeds in self.study.speeds.items()},
+            "tokens_per_second": {name: vars(speeds) for name, speeds in self.plan.speeds.items()},
             "data": self.store.find("data", self.study.name, self.data).facts,  # type: ignore[union-attr]
         }
         steps = {
@@ -280,7 +285,7 @@ class Driver:
             "scores": self.work.scores.keys(),
             "costs": self.work.costs.keys(),
         }
-        return conclude(self.study, self.store, step, steps, facts)
+        return conclude(self.plan, self.store, step, steps, facts)
 
 
 def _here() -> Any:

@@ -20,7 +20,7 @@ from sharelm.report.gallery import ALL, LOSS, METRICS, draw
 from sharelm.report.settings import compare_settings, to_toml
 from sharelm.report.summary import ArmFigures, Row, Summary, summarise
 from sharelm.sharing.drawing import degrees
-from sharelm.study import Arm, Study
+from sharelm.study import Arm, Plan, Study
 from sharelm.study.tree import STAGES
 from sharelm.study.twins import TOLERANCE
 
@@ -301,7 +301,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], facts: Mapping[str, Any]) -> Report:
+def build(plan: Plan, tables: Mapping[str, pa.Table], headline: list[str], facts: Mapping[str, Any]) -> Report:
     """The report of a study from its tables (`sharelm.store.schemas`).
 
     `headline` are the verdict's lines. `facts` is a tree of what the tables do not hold; every entry is optional
@@ -309,7 +309,7 @@ def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], fac
     `data` (the data step's facts; its `domains` are a tree domain, split, then `documents`, `bytes`, `tokens`),
     `missing` (a list of `{"trial", "reason"}`) and `chance` (the accuracy that guessing reaches, by task).
     """
-    summary, data = summarise(study, tables), facts.get("data") or {}
+    study, summary, data = plan.study, summarise(plan, tables), facts.get("data") or {}
     main = [row for row in summary.comparisons if row["metric"] == LOSS and row["domain"] == ALL]
     context = {
         "study": study,

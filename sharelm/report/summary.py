@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sharelm.study import Arm, Study, arms, comparisons, trials
+from sharelm.study import Arm, Plan
 
 Row = dict[str, Any]
 _MEANS = (
@@ -144,13 +144,14 @@ def loss_curves(steps: pa.Table) -> dict[str, LossCurve]:
     return curves
 
 
-def summarise(study: Study, tables: Mapping[str, pa.Table]) -> Summary:
+def summarise(plan: Plan, tables: Mapping[str, pa.Table]) -> Summary:
     """The figures of every arm of the study, and the rows of its verdict, in the study's order."""
     trial_rows = sorted(tables["trials"].to_pylist(), key=lambda row: row["seed"])
     by_arm, costs = _by_arm(trial_rows), _by_arm(tables["costs"].to_pylist())
     scored = _by_arm(_sums(tables["scores"]))
     figures = []
-    for arm in arms(study):
+    study = plan.study
+    for arm in plan.arms:
         rows = scored.get(arm.name, [])
         likelihood = [row for row in rows if row["kind"] == "bits_per_byte" and row["tokens_sum"]]
         tasks = dict.fromkeys(row["task"] for row in rows if row["kind"] != "bits_per_byte")
@@ -173,7 +174,7 @@ def summarise(study: Study, tables: Mapping[str, pa.Table]) -> Summary:
     pairs = [
         {"variant": p.variant, "twin": p.twin, "axis": p.axis, "target": p.target, "reached": p.reached}
         | {"relative_error": p.relative_error}
-        for p in comparisons(study)
+        for p in plan.comparisons
     ]
     present = {row["trial"] for row in trial_rows}
     return Summary(
@@ -185,5 +186,5 @@ def summarise(study: Study, tables: Mapping[str, pa.Table]) -> Summary:
         curves=loss_curves(tables["steps"]),
         tunings=tables["tunings"].to_pylist() if "tunings" in tables else [],
         distances=tables["distances"].to_pylist() if "distances" in tables else [],
-        missing=[trial.name for trial in trials(study) if trial.name not in present],
+        missing=[trial.name for trial in plan.trials if trial.name not in present],
     )

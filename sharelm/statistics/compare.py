@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from sharelm.statistics.intervals import Floats, document_standard_errors, interval, outcome, seed_standard_error
 from sharelm.statistics.panel import ACCURACY, BITS, LOSS, Metric, Panel, build_panel
 from sharelm.store.schemas import TABLES
-from sharelm.study import Comparison, Study, comparisons
+from sharelm.study import Comparison, Plan, Study
 from sharelm.study.tree import Task
 
 ALL = "all"
@@ -106,7 +106,7 @@ def _compare_panel(
     return rows
 
 
-def compare(study: Study, scores: pa.Table) -> pa.Table:
+def compare(plan: Plan, scores: pa.Table) -> pa.Table:
     """Every variant with its twin on every axis, for every task: a table of the `comparisons` schema.
 
     `scores` holds the rows of the `scores` schema of all trials. Only seeds that both arms have are compared (a
@@ -117,7 +117,7 @@ def compare(study: Study, scores: pa.Table) -> pa.Table:
     null or not finite.
     """
     rows: list[dict[str, Any]] = []
-    pairs = comparisons(study)
+    study, pairs = plan.study, list(plan.comparisons)
     # A rung of the ladder is compared with nothing: its spread over seeds must not enter those of the arms that are.
     named = pa.array(sorted({arm for pair in pairs for arm in (pair.variant, pair.twin)}))
     scores = scores.filter(pc.is_in(scores["arm"], named))

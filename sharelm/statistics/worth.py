@@ -24,7 +24,7 @@ from sharelm.statistics.compare import ALL
 from sharelm.statistics.intervals import Floats, contrast_standard_error, document_covariance, interval
 from sharelm.statistics.panel import BITS, Metric, Panel, build_panel
 from sharelm.store.schemas import TABLES
-from sharelm.study import Arm, Study, arms, comparisons
+from sharelm.study import Arm, Plan
 
 DEPTH_EXPONENT = 0.34  # loss falls with the parameters to about this power (Hoffmann et al., arXiv 2203.15556)
 _LARGEST_PHI = 50.0
@@ -218,17 +218,17 @@ def _price_rows(variant: Arm, twin: Arm, losses: _Losses | None) -> Iterator[dic
                 yield row | {"value": value, "ends": ends, "reason": _open(ends, losses.documents, "what was measured")}
 
 
-def worth(study: Study, scores: pa.Table) -> pa.Table:
+def worth(plan: Plan, scores: pa.Table) -> pa.Table:
     """What each variant's sharing is worth and costs: a table of the `sharing_worth` schema.
 
     `scores` is what `compare` takes. The ladder is made of the study's independent arms of the reference's shape and
     tokens, whatever brought them in; a rung counts where it has every seed of the variant.
     """
+    study, pairs = plan.study, plan.comparisons
     (task,) = [task for task in study.evaluation.task if task.kind == BITS]
     panel = build_panel(scores.filter(pc.equal(scores["task"], task.name)), task.kind)
     metric, confidence = panel.metrics[0], study.kpi.accuracy.confidence
-    by_name = {arm.name: arm for arm in arms(study)}
-    pairs = comparisons(study)
+    by_name = {arm.name: arm for arm in plan.arms}
     twins = {pair.variant: by_name[pair.twin] for pair in pairs if pair.axis == "depth"}
     ladder = [
         arm

@@ -2,26 +2,26 @@
 
 from sharelm.study.arm import Arm
 from sharelm.study.load import load_study
+from sharelm.study.plan import Comparison, Measured, Plan, Trial, expand, plan_from_tree, timed_pairs
 from sharelm.study.proxies import proxied, proxies
 from sharelm.study.tree import Speeds, Study
-from sharelm.study.trials import Comparison, Trial, arms, comparisons, models, timed_pairs, trials
 from sharelm.study.tune import Tried, Tuning, tuning
 
 __all__ = [
     "Arm",
     "Comparison",
+    "Measured",
+    "Plan",
     "Speeds",
     "Study",
     "Trial",
     "Tried",
     "Tuning",
-    "arms",
-    "comparisons",
+    "expand",
     "load_study",
-    "models",
+    "plan_from_tree",
     "proxied",
     "proxies",
     "timed_pairs",
-    "trials",
     "tuning",
 ]

@@ -98,3 +98,8 @@ def load_study(path: str | Path) -> Study:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     return parse_study(text, str(path))
+
+
+def name_of(argument: str) -> str:
+    """The name of the study that a NAME or STUDY.toml argument means."""
+    return load_study(argument).name if argument.endswith(".toml") or Path(argument).is_file() else argument

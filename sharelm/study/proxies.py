@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from sharelm.study.plan import Plan, Trial
 from sharelm.study.tree import Study
-from sharelm.study.trials import Trial, arms, models
 
 
 def proxied(study: Study) -> Study:
@@ -23,37 +23,40 @@ def proxied(study: Study) -> Study:
     return study.model_copy(update={"training": short})
 
 
-def proxies(study: Study) -> list[Trial]:
-    """Each model of the study with each learning rate that is tried, with the first seed; none where untuned.
+def proxies(plan: Plan) -> list[Trial]:
+    """Each model of the plan with each learning rate that is tried, with the first seed; none where untuned.
 
     Arms that differ in tokens only are one model.
     """
-    tune = study.training.tune
+    tune = plan.study.training.tune
     if tune is None:
         return []
     return [
-        Trial(replace(arm, name=f"{arm.name}-lr{rate}", tokens=tune.tokens, learning_rate=rate), study.study.seeds[0])
-        for arm in models(study)
+        Trial(
+            replace(arm, name=f"{arm.name}-lr{rate}", tokens=tune.tokens, learning_rate=rate),
+            plan.study.study.seeds[0],
+        )
+        for arm in plan.models
         for rate in tune.learning_rates
     ]
 
 
-def tuning_rows(study: Study) -> list[dict[str, Any]]:
-    """Rows of the table `tunings`: every arm with every rate it was tried with; none until the study is `tuned`."""
-    tune = study.training.tune
+def tuning_rows(plan: Plan) -> list[dict[str, Any]]:
+    """Rows of the table `tunings`: every arm with every rate it was tried with; none where untuned."""
+    tune = plan.study.training.tune
     return [
         {
-            "arm": arm.name,
+            "arm": arm,
             "learning_rate": tried.learning_rate,
             "tokens": tune.tokens,
-            "seed": study.study.seeds[0],
+            "seed": plan.study.study.seeds[0],
             "status": "diverged" if tried.loss is None else "done",
             "loss_nats": tried.loss,
             "chosen_learning_rate": found.learning_rate,
             "at_edge": found.at_edge,
             "training_seconds": tried.seconds,
         }
-        for arm in arms(study)
-        if tune is not None and (found := study.tunings.get(arm.model)) is not None
+        for arm, found in plan.tunings.items()
         for tried in found.tried
+        if tune is not None
     ]

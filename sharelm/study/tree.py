@@ -6,17 +6,15 @@ Every field that a reader of the verdict could question is here and has no silen
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sharelm.sharing import ModelShape, Sharing
+from sharelm.sharing import ModelShape
 from sharelm.sharing.checks import check_shape
 from sharelm.study.node import Fraction, Name, Node, Positive, unique
 from sharelm.study.training import Training
-from sharelm.study.tune import Tuning
 from sharelm.study.variant import Variant
 
 # Settings that say how fast, not what: they may change between runs and enter no digest.
@@ -270,30 +268,6 @@ class Study(Node):
     cost: Cost
     kpi: Kpi
     rollout: Rollout
-    _speeds: dict[str, Speeds] = PrivateAttr(default_factory=dict)
-    _tunings: dict[tuple[ModelShape, Sharing], Tuning] = PrivateAttr(default_factory=dict)
-
-    @property
-    def speeds(self) -> Mapping[str, Speeds]:
-        """What the time axis rests on, by variant; empty until it was measured, and no part of the study's tree."""
-        return self._speeds
-
-    def measured(self, speeds: Mapping[str, Speeds]) -> Study:
-        """The same study, its twins of equal training time known."""
-        known = self.model_copy()
-        known._speeds = dict(speeds)
-        return known
-
-    @property
-    def tunings(self) -> Mapping[tuple[ModelShape, Sharing], Tuning]:
-        """What the learning rate of each model rests on; empty until proxies ran, and no part of the study's tree."""
-        return self._tunings
-
-    def tuned(self, tunings: Mapping[tuple[ModelShape, Sharing], Tuning]) -> Study:
-        """The same study, the learning rates of its arms known."""
-        known = self.model_copy()
-        known._tunings = dict(tunings)
-        return known
 
     def decided(self, **training: int) -> Study:
         """The same study, some settings of `[training]` that were "auto" decided."""

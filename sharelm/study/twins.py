@@ -8,7 +8,7 @@ from functools import cache
 
 from sharelm.sharing import Footprint, ModelShape, Sharing, build_sharing, footprint
 from sharelm.study.arm import REFERENCE, Arm
-from sharelm.study.tree import Axis, Study
+from sharelm.study.tree import Axis, Speeds, Study
 
 TOLERANCE = 0.01  # an axis that is further off is flagged
 _FEED_FORWARD_STEP = 8
@@ -81,24 +81,24 @@ def _whole_steps(study: Study, tokens: float) -> int:
     return size * max(round(tokens / size), study.training.warmup_steps + 1)
 
 
-def _depth(study: Study, variant: Arm) -> Twin:
+def _depth(study: Study, variant: Arm, speeds: Speeds | None) -> Twin:
     depth = variant.sharing.depth
     return Twin(variant.shape, build_sharing(REFERENCE, depth), variant.tokens, depth, depth)
 
 
-def _parameters(study: Study, variant: Arm) -> Twin:
+def _parameters(study: Study, variant: Arm, speeds: Speeds | None) -> Twin:
     shape, sharing = parameters_model(variant)
     reached = footprint(shape, sharing).stored_parameters
     return Twin(shape, sharing, variant.tokens, variant.footprint.stored_parameters, reached)
 
 
-def _memory(study: Study, variant: Arm) -> Twin:
+def _memory(study: Study, variant: Arm, speeds: Speeds | None) -> Twin:
     measure = serving_bytes(study)
     shape, sharing = narrowed(variant, measure)
     return Twin(shape, sharing, variant.tokens, measure(variant.footprint), measure(footprint(shape, sharing)))
 
 
-def _compute(study: Study, variant: Arm) -> Twin:
+def _compute(study: Study, variant: Arm, speeds: Speeds | None) -> Twin:
     """The parameters twin, trained until it has cost as many FLOPs as the variant."""
     shape, sharing = parameters_model(variant)
     a_token = footprint(shape, sharing).training_flops_per_token
@@ -106,9 +106,8 @@ def _compute(study: Study, variant: Arm) -> Twin:
     return Twin(shape, sharing, tokens, variant.training_flops, tokens * a_token)
 
 
-def _time(study: Study, variant: Arm) -> Twin | None:
+def _time(study: Study, variant: Arm, speeds: Speeds | None) -> Twin | None:
     """The parameters twin, trained for as many seconds as the variant; None until their speeds were measured."""
-    speeds = study.speeds.get(variant.name)
     if speeds is None:
         return None
     shape, sharing = parameters_model(variant)
@@ -117,7 +116,7 @@ def _time(study: Study, variant: Arm) -> Twin | None:
     return Twin(shape, sharing, tokens, seconds, tokens / speeds.twin)
 
 
-AXES: dict[Axis, Callable[[Study, Arm], Twin | None]] = {
+AXES: dict[Axis, Callable[[Study, Arm, Speeds | None], Twin | None]] = {
     "depth": _depth,
     "parameters": _parameters,
     "compute": _compute,

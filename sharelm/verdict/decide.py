@@ -7,22 +7,22 @@ from dataclasses import asdict
 import pyarrow as pa
 
 from sharelm.store.schemas import TABLES
-from sharelm.study import Study
+from sharelm.study import Plan
 from sharelm.verdict.axes import axis_findings
 from sharelm.verdict.finding import Evidence, Finding
 from sharelm.verdict.kpis import kpi_findings
 from sharelm.verdict.stages import stage_findings
 
 
-def decide(study: Study, comparisons: pa.Table, trials: pa.Table, costs: pa.Table) -> pa.Table:
+def decide(plan: Plan, comparisons: pa.Table, trials: pa.Table, costs: pa.Table) -> pa.Table:
     """What the evidence shows for each variant of the study: a table of the `verdicts` schema.
 
     `comparisons` is what `sharelm.statistics.compare` gives for this study; `trials` and `costs` are the tables of
     those schemas. Raises `InputError` where `comparisons` lacks a variant.
     """
-    evidence = Evidence.of(study, comparisons, trials, costs)
+    evidence = Evidence.of(plan, comparisons, trials, costs)
     findings: list[Finding] = []
-    for variant in study.variant:
+    for variant in plan.study.variant:
         axes, kpis = axis_findings(evidence, variant.name), kpi_findings(evidence, variant.name)
         findings += [*axes, *kpis, *stage_findings(evidence, variant.name, axes, kpis)]
     return pa.Table.from_pylist([asdict(finding) for finding in findings], schema=TABLES["verdicts"])

@@ -13,7 +13,7 @@ from sharelm.errors import InputError
 from sharelm.statistics.compare import ALL
 from sharelm.statistics.intervals import MOST_SEEDS, settling_seeds
 from sharelm.statistics.panel import ACCURACY, LOSS
-from sharelm.study import Arm, Study, arms, comparisons
+from sharelm.study import Arm, Plan, Study
 
 MET, NOT_MET, NOT_SHOWN = "met", "not_met", "not_shown"
 DIVERGED = "diverged trials"  # the measure of a KPI that divergence decides
@@ -36,26 +36,31 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A study and the rows measured for it."""
+    """A plan and the rows measured for it."""
 
-    study: Study
+    plan: Plan
     comparisons: list[dict[str, Any]]
     trials: list[dict[str, Any]]
     costs: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, study: Study, comparisons: pa.Table, trials: pa.Table, costs: pa.Table) -> Evidence:
+    def of(cls, plan: Plan, comparisons: pa.Table, trials: pa.Table, costs: pa.Table) -> Evidence:
         """The evidence in these tables."""
-        return cls(study, comparisons.to_pylist(), trials.to_pylist(), costs.to_pylist())
+        return cls(plan, comparisons.to_pylist(), trials.to_pylist(), costs.to_pylist())
+
+    @property
+    def study(self) -> Study:
+        """The study of the plan."""
+        return self.plan.study
 
     @cached_property
     def arms(self) -> dict[str, Arm]:
         """The study's arms by name."""
-        return {arm.name: arm for arm in arms(self.study)}
+        return {arm.name: arm for arm in self.plan.arms}
 
     @cached_property
     def _twins(self) -> dict[tuple[str, str], str]:
-        return {(pair.variant, pair.axis): pair.twin for pair in comparisons(self.study)}
+        return {(pair.variant, pair.axis): pair.twin for pair in self.plan.comparisons}
 
     def twin(self, variant: str, axis: str = "depth") -> str:
         """The name of the variant's twin on this axis."""

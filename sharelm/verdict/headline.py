@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sharelm.study import Study
+from sharelm.study import Plan
 from sharelm.study.tree import STAGES
 from sharelm.verdict.finding import (
     DIVERGED,
@@ -28,9 +28,9 @@ _FEW = 3  # variants whose figures a line has room for; of more it says how far 
 _Rows = dict[tuple[str, str, str], dict[str, Any]]
 
 
-def headline(study: Study, verdicts: pa.Table, comparisons: pa.Table) -> list[str]:
+def headline(plan: Plan, verdicts: pa.Table, comparisons: pa.Table) -> list[str]:
     """Five lines from the tables that `decide` and `compare` give for this study; variants are parted by `; `."""
-    evidence = Evidence(study, comparisons.to_pylist(), [], [])
+    evidence = Evidence(plan, comparisons.to_pylist(), [], [])
     rows = {(row["variant"], row["kind"], row["name"]): row for row in verdicts.to_pylist()}
     return [
         _answer(evidence, rows),

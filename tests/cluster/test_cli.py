@@ -19,6 +19,7 @@ SURFACE = {
     "logs": ["NAME", "--address", "--follow", "-f"],
     "stop": ["NAME", "--address"],
     "verdict": ["NAME|STUDY", "--store", "--gate", "--json"],
+    "judge": ["NAME|STUDY", "--store", "--json"],
     "report": ["NAME|STUDY", "--out", "--store"],
     "tables": ["[TABLE]", "--study", "--store", "--json", "--csv", "--files"],
 }

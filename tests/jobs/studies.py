@@ -18,7 +18,7 @@ from sharelm.machine import Machine
 from sharelm.model import Decoder
 from sharelm.steps import trial_step
 from sharelm.store import open_store
-from sharelm.study import Study, load_study, trials
+from sharelm.study import Study, expand, load_study
 from sharelm.training import checkpoint
 from sharelm.training.engine import build_engine, deepspeed_config
 from sharelm.training.trial import train_trial
@@ -112,14 +112,14 @@ def train_without_ray(path: Path, prepared: str, index: int, store: str) -> None
     source = open_store(prepared)
     manifest = source.find("data", study.name, data)
     train_trial(
-        study, trials(study)[index], open_corpus(source, manifest), data, CPU, open_store(store), lambda *_: None
+        study, expand(study).trials[index], open_corpus(source, manifest), data, CPU, open_store(store), lambda *_: None
     )
 
 
 def plant_checkpoint(path: Path, index: int, store: str, weight: float) -> None:
     """Commit a checkpoint after one step in which every weight of the trial of this index is `weight`."""
     study, data = _data(path)
-    trial = trials(study)[index]
+    trial = expand(study).trials[index]
     model = Decoder(trial.arm.shape, trial.arm.sharing)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -23,14 +23,14 @@ from jobs.train import split
 from sharelm.errors import InputError, IntegrityError, ShareLMError, StoreError
 from sharelm.machine import Machine
 from sharelm.store import Manifest, open_store
-from sharelm.study import Trial, trials
+from sharelm.study import Trial, expand
 from tests.sharelm.small import small_study
 
 
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 10))
 def test_groups_hold_every_trial_once_in_order_and_none_too_many(count: int, parallel: int, per_group: int) -> None:
-    arm = trials(small_study())[0].arm
+    arm = expand(small_study()).trials[0].arm
     asked = [Trial(arm, seed) for seed in range(count)]
     groups = split(asked, parallel, per_group)
     assert sorted(trial.seed for group in groups for trial in group) == list(range(count))
@@ -44,7 +44,7 @@ def test_groups_hold_every_trial_once_in_order_and_none_too_many(count: int, par
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 5))
 def test_groups_take_about_as_long(steps: list[int], parallel: int) -> None:
-    arm = trials(small_study())[0].arm
+    arm = expand(small_study()).trials[0].arm
     asked = [Trial(replace(arm, tokens=arm.tokens * count), count) for count in steps]
     loads = [sum(trial.seed for trial in group) for group in split(asked, parallel, 30)]
     machines = min(parallel, len(steps))
@@ -217,7 +217,7 @@ def test_a_cost_that_cannot_be_measured_does_not_keep_the_others_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = small_study()
-    trial, workload = trials(study)[0], study.cost.workload[0]
+    trial, workload = expand(study).trials[0], study.cost.workload[0]
     store = open_store(str(tmp_path))
 
     def measure(weights: str, *_: object) -> dict[str, object]:

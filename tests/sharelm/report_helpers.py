@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from sharelm.report import build
+from sharelm.study import expand
 from sharelm.study.load import study_from_tree
 from tests.sharelm.synthetic import FACTS, headline_of, synthetic_tables
 
@@ -22,7 +23,7 @@ def reported(study, facts=FACTS, **tables):
     """(report, tables, headline) of synthetic tables."""
     rows = synthetic_tables(study, **tables)
     lines = headline_of(study, rows)
-    return build(study, rows, lines, facts), rows, lines
+    return build(expand(study), rows, lines, facts), rows, lines
 
 
 class Page(HTMLParser):

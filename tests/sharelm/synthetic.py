@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from sharelm.statistics import compare, worth
 from sharelm.store.schemas import TABLES
-from sharelm.study import Arm, Study, Trial, trials
+from sharelm.study import Arm, Plan, Study, Trial, expand
 from sharelm.verdict import decide, headline
 
 DOMAINS = ("prose", "code")
@@ -174,7 +174,7 @@ def _table(name: str, rows: list[dict[str, Any]], study: Study) -> pa.Table:
 
 
 def synthetic_tables(
-    study: Study,
+    asked: Study | Plan,
     *,
     steps: int = 100,
     costs: bool = True,
@@ -186,8 +186,9 @@ def synthetic_tables(
     `diverged` maps a trial to its error, `missing` names trials that never ran; neither has scores or costs.
     `steps` is rows a trial in the steps table; without `costs` that table is empty.
     """
-    rng, diverged = random.Random(0), diverged or {}
-    ran = [trial for trial in trials(study) if trial.name not in missing]
+    plan = asked if isinstance(asked, Plan) else expand(asked)
+    study, rng, diverged = plan.study, random.Random(0), diverged or {}
+    ran = [trial for trial in plan.trials if trial.name not in missing]
     done = [trial for trial in ran if trial.name not in diverged]
     rows = {
         "trials": [_trial(study, trial, diverged.get(trial.name)) for trial in ran],
@@ -196,15 +197,16 @@ def synthetic_tables(
         "costs": [row for trial in done for row in _costs(study, trial)] if costs else [],
     }
     tables = {name: _table(name, found, study) for name, found in rows.items()}
-    tables["comparisons"] = compare(study, tables["scores"])
-    tables["sharing_worth"] = worth(study, tables["scores"])
-    tables["verdicts"] = decide(study, tables["comparisons"], tables["trials"], tables["costs"])
+    tables["comparisons"] = compare(plan, tables["scores"])
+    tables["sharing_worth"] = worth(plan, tables["scores"])
+    tables["verdicts"] = decide(plan, tables["comparisons"], tables["trials"], tables["costs"])
     return tables
 
 
-def headline_of(study: Study, tables: dict[str, pa.Table]) -> list[str]:
+def headline_of(asked: Study | Plan, tables: dict[str, pa.Table]) -> list[str]:
     """The five lines that the verdict gives for these tables."""
-    return headline(study, tables["verdicts"], tables["comparisons"])
+    plan = asked if isinstance(asked, Plan) else expand(asked)
+    return headline(plan, tables["verdicts"], tables["comparisons"])
 
 
 FACTS: dict[str, Any] = {

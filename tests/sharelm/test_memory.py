@@ -15,7 +15,7 @@ from sharelm.model import PRECISIONS, Decoder
 from sharelm.sharing import ModelShape, build_sharing
 from sharelm.steps import trial_step
 from sharelm.store import open_store
-from sharelm.study import Arm, models, trials
+from sharelm.study import Arm, expand
 from sharelm.study.load import study_from_tree
 from sharelm.study.memory import BUCKET, SHARE, Parts, explain_lack_of_memory, least_stage, needs, parts
 from sharelm.training import engine as engines
@@ -133,8 +133,10 @@ def test_auto_and_the_stage_it_comes_to_are_one_trial():
     def names(stage, resolve=False):
         study = study_from_tree({**TREE, "training": {**TREE["training"], "zero_stage": stage}}, "small.toml")
         if resolve:
-            study = study.decided(zero_stage=least_stage(models(study), study.training, "fp32", GB)[0])
-        return [trial_step(study, trial, "data", Machine("cpu", "fp32", "x", memory=GB)) for trial in trials(study)]
+            study = study.decided(zero_stage=least_stage(expand(study).models, study.training, "fp32", GB)[0])
+        return [
+            trial_step(study, trial, "data", Machine("cpu", "fp32", "x", memory=GB)) for trial in expand(study).trials
+        ]
 
     assert names("auto", resolve=True) == names(0)
     assert names(0) != names(1)
@@ -181,7 +183,7 @@ def test_measured_peaks_are_near_the_closed_forms():
 def leave_nothing(store):
     """Two runs in one process, the first of which loads DeepSpeed."""
     study = small_study()
-    for trial in trials(study)[:2]:
+    for trial in expand(study).trials[:2]:
         run = Run(study, trial, RandomRows(), Machine("cpu", "fp32", "x"), open_store(store), trial.name)
         run.step(0).read()
         held = [weakref.ref(thing) for thing in (run.model, run.engine, next(run.model.parameters()))]

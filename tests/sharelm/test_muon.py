@@ -12,7 +12,7 @@ import torch
 from sharelm.model import Decoder
 from sharelm.sharing import footprint
 from sharelm.store import open_store
-from sharelm.study import trials
+from sharelm.study import expand
 from sharelm.training.engine import build_optimizer
 from sharelm.training.order import step_rows
 from sharelm.training.rate import learning_rate
@@ -82,7 +82,7 @@ def _train(store: str, die_at: int | None) -> None:
         if step == die_at:
             os._exit(9)
 
-    train_trial(study, trials(study)[SHARED], RandomCorpus(), "data", CPU, open_store(store), on_step)
+    train_trial(study, expand(study).trials[SHARED], RandomCorpus(), "data", CPU, open_store(store), on_step)
 
 
 def test_a_trial_learns_with_it_and_resumes_to_the_bit(tmp_path: Path) -> None:
@@ -96,13 +96,13 @@ def test_a_trial_learns_with_it_and_resumes_to_the_bit(tmp_path: Path) -> None:
     assert row["resumes"] == 1
     np.testing.assert_allclose(losses, _plain_muon(), atol=1e-4)  # in bf16 Muon makes much of a rounding
     study = small_study()
-    assert abs(np.subtract(losses, _plain(trials(study)[SHARED], study.training))).max() > 1e-3
+    assert abs(np.subtract(losses, _plain(expand(study).trials[SHARED], study.training))).max() > 1e-3
 
 
 def _plain_muon() -> list[float]:
     """The same trial with torch's two optimizers side by side, without DeepSpeed."""
     study = small_study(**MUON)
-    trial, training, rows = trials(study)[SHARED], study.training, RandomRows()
+    trial, training, rows = expand(study).trials[SHARED], study.training, RandomRows()
     model = Decoder(trial.arm.shape, trial.arm.sharing).initialise(trial.seed)
     named = dict(model.named_parameters())
     matrices = [p for name, p in named.items() if "_blocks." in name and p.dim() == 2]

@@ -18,7 +18,7 @@ from sharelm.evaluation.items import Item
 from sharelm.machine import Machine
 from sharelm.reach import Reached, Sources, parsed
 from sharelm.store import open_store
-from sharelm.study import trials
+from sharelm.study import expand
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.small import RandomCorpus, small_study
 
@@ -286,7 +286,7 @@ def _train(folder: str) -> None:
 
     study = small_study(dropout=0.1, stochastic_depth=0.1, gradient_scale="mean")
     store, machine = open_store(folder), Machine("cpu", "fp32", "test")
-    first, second = trials(study)[:2]
+    first, second = expand(study).trials[:2]
     for kind, run in (
         ("train", lambda: train_trial(study, second, RandomCorpus(), "data", machine, store, lambda *_: None)),
         ("speed", lambda: measure_speeds(study, (first.arm, second.arm), RandomCorpus(), machine, store)),
@@ -313,7 +313,7 @@ def test_whatever_runs_in_scoring_and_measuring_is_part_of_its_name(tmp_path: Pa
     from sharelm.model import Decoder, load_model, save_weights
 
     study = small_study()
-    arm = trials(study)[1].arm
+    arm = expand(study).trials[1].arm
     path = tmp_path / "weights.safetensors"
     save_weights(Decoder(arm.shape, arm.sharing).initialise(0), path)
     items = [Item("text", str(i), 0, [1, 2], ([3, 4, 5],), (3,)) for i in range(3)]

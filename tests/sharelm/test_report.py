@@ -5,7 +5,7 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from sharelm.study import arms, comparisons
+from sharelm.study import expand
 from tests.sharelm import synthetic
 from tests.sharelm.report_helpers import Page, reported, study_of
 
@@ -39,7 +39,7 @@ def test_the_verdict_comes_first(made, page):
 
 
 def test_how_far_it_goes_stands_beside_the_verdict(page):
-    size = next(arm for arm in arms(STUDY) if arm.name == "independent").footprint.stored_parameters
+    size = next(arm for arm in expand(STUDY).arms if arm.name == "independent").footprint.stored_parameters
     assert f"{size / 1000:.0f} k parameters" in page.sections["verdict"]
     assert "205 k training tokens, with 2 seeds" in page.sections["verdict"]
     assert f"a perplexity {100 * (math.exp(0.05) - 1):.1f} % higher" in page.sections["verdict"]
@@ -80,7 +80,7 @@ def test_every_difference_stands_in_a_table(made, page):
             minus(row["difference"], 4),
             f"{minus(row['interval_low'], 4)} to {minus(row['interval_high'], 4)}",
         ]
-    for pair in comparisons(STUDY):
+    for pair in expand(STUDY).comparisons:
         axis = {"depth": "the same depth", "parameters": "the same stored parameters"}[pair.axis]
         table = page.tables[f"Held-out loss at {axis}, nats per token"]
         cells = next(row for row in table if row[0] == pair.variant)
@@ -100,7 +100,7 @@ def test_every_difference_stands_in_a_table(made, page):
 
 def test_the_loss_of_every_arm_is_the_planted_one(page):
     for row in page.tables["All arms; loss is the mean over seeds"][1:]:
-        arm = next(arm for arm in arms(STUDY) if arm.name == row[0])
+        arm = next(arm for arm in expand(STUDY).arms if arm.name == row[0])
         assert float(row[8]) == pytest.approx(synthetic.planted_loss(arm) + 0.002, abs=0.002)
 
 
@@ -177,7 +177,7 @@ def test_without_costs_the_page_says_so():
 
 
 def test_with_nothing_at_all_there_is_still_a_page():
-    names = [f"{arm.name}.s{seed}" for arm in arms(STUDY) for seed in (0, 1)]
+    names = [f"{arm.name}.s{seed}" for arm in expand(STUDY).arms for seed in (0, 1)]
     report, _, lines = reported(STUDY, {}, missing=frozenset(names))
     page = Page(report.html)
     assert page.sections["verdict"].startswith(lines[0])

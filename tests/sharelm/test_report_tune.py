@@ -7,7 +7,7 @@ import pytest
 
 from sharelm.report import build
 from sharelm.store.schemas import TABLES
-from sharelm.study import Tried, arms, tuning
+from sharelm.study import Measured, Tried, expand, tuning
 from sharelm.study.proxies import tuning_rows
 from tests.sharelm.report_helpers import Page, reported, study_of
 from tests.sharelm.synthetic import FACTS, headline_of, synthetic_tables
@@ -25,12 +25,12 @@ def made():
         arm.model: [
             Tried(rate, loss, 1.0) for rate, loss in zip(RATES, LOSSES.get(arm.name, [3.5, 3.0, 3.25]), strict=True)
         ]
-        for arm in arms(study)
+        for arm in expand(study).arms
     }
-    study = study.tuned({model: tuning("grid", those) for model, those in tried.items()})
-    tables = synthetic_tables(study)
-    tables["tunings"] = pa.Table.from_pylist(tuning_rows(study), schema=TABLES["tunings"])
-    return study, build(study, tables, headline_of(study, tables), FACTS)
+    plan = expand(study, Measured(tunings={model: tuning("grid", those) for model, those in tried.items()}))
+    tables = synthetic_tables(plan)
+    tables["tunings"] = pa.Table.from_pylist(tuning_rows(plan), schema=TABLES["tunings"])
+    return study, build(plan, tables, headline_of(plan, tables), FACTS)
 
 
 def test_every_rate_of_every_arm_is_shown_and_the_choice_marked(made):
@@ -38,7 +38,7 @@ def test_every_rate_of_every_arm_is_shown_and_the_choice_marked(made):
     table = Page(report.html).tables["Learning rates that were tried, and the loss of their proxies in nats"]
     assert table[0][1:5] == ["0.001", "0.003", "0.01", "Chosen"]
     shown = {row[0]: row[1:] for row in table[1:]}
-    assert list(shown) == [arm.name for arm in arms(study)]
+    assert list(shown) == [arm.name for arm in expand(study).arms]
     assert shown["albert"] == ["diverged"] * 3 + ["0.001", "? at the edge of what was tried"]
     assert shown["cycle"] == ["3.5000", "3.2500", "✓ 3.1250", "0.01", "? at the edge of what was tried"]
     assert shown["independent"] == ["3.5000", "✓ 3.0000", "3.2500", "0.003", "✓ inside"]

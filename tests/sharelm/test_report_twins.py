@@ -8,7 +8,7 @@ import pytest
 
 from sharelm.report import build
 from sharelm.report.numbers import si, significant
-from sharelm.study import Speeds, arms, comparisons
+from sharelm.study import Measured, Speeds, expand
 from sharelm.study.load import study_from_tree
 from sharelm.verdict import decide
 from tests.sharelm.small import TREE
@@ -32,7 +32,7 @@ def study_of(gate=("parameters",), speeds=MEASURED):
         "rollout": {**TREE["rollout"], "everywhere": {**everywhere, "axes": list(gate)}},
     }
     study = study_from_tree(tree, "test")
-    return study.measured({variant.name: speeds for variant in study.variant})
+    return expand(study, Measured({variant.name: speeds for variant in study.variant}))
 
 
 STUDY = study_of()
@@ -72,7 +72,7 @@ class Text(HTMLParser):
 
 
 def twin_of(variant, axis):
-    return next(pair.twin for pair in comparisons(STUDY) if (pair.variant, pair.axis) == (variant, axis))
+    return next(pair.twin for pair in STUDY.comparisons if (pair.variant, pair.axis) == (variant, axis))
 
 
 def changed(table, arm, **values):
@@ -93,11 +93,11 @@ def test_every_axis_has_its_verdict_and_its_place_on_the_page():
     for words in [*WORDS, "the same training time"]:
         assert f"At {words}" in page.text
         assert f"Loss beside the twin at {words}" in done.markdown
-    for pair in comparisons(STUDY):
+    for pair in STUDY.comparisons:
         assert [pair.variant, pair.twin] in [row[:2] for row in page.rows]
     # in fp32 the weights, and of 4 depths 2 x 2 heads of 8 for 2 requests of 12 tokens
-    memory = next(pair for pair in comparisons(STUDY) if (pair.variant, pair.axis) == ("cycle", "memory"))
-    stored = next(arm for arm in arms(STUDY) if arm.name == "cycle").footprint.stored_parameters
+    memory = next(pair for pair in STUDY.comparisons if (pair.variant, pair.axis) == ("cycle", "memory"))
+    stored = next(arm for arm in STUDY.arms if arm.name == "cycle").footprint.stored_parameters
     assert memory.target == 4 * (stored + 4 * 2 * 2 * 8 * 2 * 12)
     assert ["cycle", memory.twin, si(memory.target, "B", digits=5)] in [row[:3] for row in page.rows]
 
@@ -117,16 +117,16 @@ def test_an_axis_that_is_more_than_a_hundredth_off_is_flagged():
 @pytest.mark.parametrize("axis", ["compute", "memory", "time"])
 def test_a_gate_may_ask_for_any_axis(axis):
     study = study_of(gate=(axis,))
-    assert study.rollout.everywhere.axes == [axis]
+    assert study.study.rollout.everywhere.axes == [axis]
     found = decide(study, TABLES["comparisons"], TABLES["trials"], TABLES["costs"])
     assert found.num_rows == TABLES["verdicts"].num_rows
 
 
 def test_the_arms_say_what_they_saw_and_how_often():
     page = Text(report().html)
-    twin = next(arm for arm in arms(STUDY) if arm.name == twin_of("albert", "compute"))
+    twin = next(arm for arm in STUDY.arms if arm.name == twin_of("albert", "compute"))
     (row,) = [row for row in page.rows if row[0] == twin.name and len(row) == 5]
-    assert twin.tokens > STUDY.training.tokens
+    assert twin.tokens > STUDY.study.training.tokens
     # of 812,345 packed tokens
     assert row[1:] == ["twin", si(twin.tokens), si(twin.training_flops), significant(twin.tokens / 812_345)]
     assert not [sentence for sentence in not_shown() if "Data repeats" in sentence]
@@ -154,7 +154,7 @@ def test_trials_that_took_longer_than_the_speeds_promised_are_told():
 
 def test_trials_that_halved_their_rate_are_told():
     told = [s for s in not_shown(changed("trials", "cycle", learning_rate_halvings=2)) if "halved their" in s]
-    seeds = STUDY.study.seeds
+    seeds = STUDY.study.study.seeds
     assert [f"cycle.s{seed} (2 of at most 3)" in told[0] for seed in seeds] == [True] * len(seeds)
     assert told[0].endswith("They and what they are compared with are not matched in learning rate.")
     assert not [s for s in not_shown() if "halved their" in s]
@@ -194,5 +194,5 @@ def test_an_open_end_and_a_reason_are_shown_as_such():
 
 
 def test_rungs_are_trained_and_compared_with_nobody():
-    assert "independent-L3" not in {pair.twin for pair in comparisons(STUDY)}
+    assert "independent-L3" not in {pair.twin for pair in STUDY.comparisons}
     assert pc.sum(pc.equal(TABLES["trials"]["arm"], "independent-L3")).as_py() == 2

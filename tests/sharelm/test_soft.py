@@ -12,7 +12,7 @@ from sharelm.report import build
 from sharelm.sharing import SoftTying, build_sharing, footprint
 from sharelm.store import open_store
 from sharelm.store.schemas import TABLES
-from sharelm.study import trials
+from sharelm.study import expand
 from sharelm.study.load import study_from_tree
 from sharelm.training import soft
 from sharelm.training.trial import train_trial
@@ -76,7 +76,7 @@ def study():
 def test_the_report_has_a_chart_and_a_table_of_the_distances():
     asked = study()
     tables = synthetic_tables(asked)
-    silent = build(asked, tables, headline_of(asked, tables), {})
+    silent = build(expand(asked), tables, headline_of(asked, tables), {})
     assert "How much sharing the data wants" not in silent.markdown + silent.html
     names = {"trial": "soft-30.0.s0", "arm": "soft-30.0", "seed": 0}
     rows = [
@@ -84,14 +84,14 @@ def test_the_report_has_a_chart_and_a_table_of_the_distances():
         for depth in range(4)
     ]
     tables["distances"] = pa.Table.from_pylist(rows, schema=TABLES["distances"])
-    report = build(asked, tables, headline_of(asked, tables), {})
+    report = build(expand(asked), tables, headline_of(asked, tables), {})
     assert "soft-30.0: how far apart attention depths stay" in report.html
     assert "block 1, depth 3" in report.html
     assert "| soft-30.0.s0 | attention | 1 | 3 | query | 3.1250 |" in report.markdown
 
 
 def train(folder):
-    for trial in trials(study())[1:3]:
+    for trial in expand(study()).trials[1:3]:
         machine = Machine("cpu", "fp32", "test")
         train_trial(study(), trial, RandomCorpus(), "data", machine, open_store(folder), lambda *_: None)
 

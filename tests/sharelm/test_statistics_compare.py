@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sharelm.errors import InputError
 from sharelm.statistics import compare
 from sharelm.store.schemas import TABLES
-from sharelm.study import comparisons
+from sharelm.study import expand
 from sharelm.study.load import study_from_tree
 
 QUICKSTART = Path(__file__).parents[1] / "study.toml"
@@ -94,7 +94,7 @@ def test_a_tiny_example_by_hand():
         row("independent", 1, "a", 20.0, 10, 50),
         row("independent", 1, "b", 84.0, 30, 100),
     ]
-    found = compare(study_of(), table(rows))
+    found = compare(expand(study_of()), table(rows))
     assert found.schema == TABLES["comparisons"]
     nats = loss(found)
     # per seed: (110 - 96) / 40 = 0.35 and (114 - 104) / 40 = 0.25
@@ -117,14 +117,14 @@ def test_a_tiny_example_by_hand():
     [(-0.2, 0.001, "better"), (0.02, 0.001, "not_worse"), (0.2, 0.001, "worse"), (0.03, 0.05, "not_shown")],
 )
 def test_a_planted_difference_has_its_outcome(difference, noise, expected):
-    assert loss(compare(study_of(), table(planted(difference, noise=noise))))["outcome"] == expected
+    assert loss(compare(expand(study_of()), table(planted(difference, noise=noise))))["outcome"] == expected
 
 
 def test_accuracy_is_better_when_higher():
     rows = planted(0.0)
     for arm, right in (("cycle", 1.0), ("independent", 0.0)):
         rows += [row(arm, s, f"d{d}", 1.0, task="last_word", correct=right) for s in (0, 1, 2) for d in range(50)]
-    found = only(compare(study_of(), table(rows)), task="last_word")
+    found = only(compare(expand(study_of()), table(rows)), task="last_word")
     assert (found["metric"], found["difference"], found["margin"], found["outcome"]) == (
         "accuracy",
         1.0,
@@ -141,7 +141,7 @@ def test_items_of_a_document_move_together():
         for arm in ("cycle", "independent")
     ]
     once = [r for r in few if r["item"] < 4]
-    clustered, plain = (loss(compare(study_of(), table(rows))) for rows in (few, once))
+    clustered, plain = (loss(compare(expand(study_of()), table(rows))) for rows in (few, once))
     assert clustered["documents"] == 4
     assert clustered["standard_error_documents"] == pytest.approx(plain["standard_error_documents"])
 
@@ -157,14 +157,14 @@ def test_documents_are_paired():
                 if (o["arm"], o["seed"]) == (r["arm"], r["seed"]) and o["document"] == f"d{79 - int(r['document'][1:])}"
             )
             r["nll_nats"] = same["nll_nats"] / same["tokens"] * r["tokens"]
-    paired, unpaired = (loss(compare(study_of(), table(x))) for x in (rows, turned))
+    paired, unpaired = (loss(compare(expand(study_of()), table(x))) for x in (rows, turned))
     assert paired["standard_error_documents"] * 20 < unpaired["standard_error_documents"]
 
 
 def test_seeds_are_paired():
     rows = planted(0.02, shift=1.0)
     turned = [r | {"seed": 2 - r["seed"]} if r["arm"] == "cycle" else r for r in rows]
-    paired, unpaired = (loss(compare(study_of(), table(x))) for x in (rows, turned))
+    paired, unpaired = (loss(compare(expand(study_of()), table(x))) for x in (rows, turned))
     assert paired["standard_error_seeds"] * 100 < unpaired["standard_error_seeds"]
 
 
@@ -173,7 +173,7 @@ def test_a_rungs_spread_over_seeds_widens_no_comparison():
     wild = planted(0.0, arms=("independent-L2", "independent"), noise=0.5)
     rung = [found for found in wild if found["arm"] == "independent-L2"]
     rows = planted(0.02)
-    assert compare(study, table(rows + rung)).equals(compare(study, table(rows)))
+    assert compare(expand(study), table(rows + rung)).equals(compare(expand(study), table(rows)))
 
 
 @EXACT
@@ -181,8 +181,8 @@ def test_a_rungs_spread_over_seeds_widens_no_comparison():
 def test_swapping_the_arms_flips_the_sign_and_the_interval(difference, seeds, documents):
     rows = planted(difference, range(seeds), documents, noise=0.02)
     other = {"cycle": "independent", "independent": "cycle"}
-    there = compare(study_of(), table(rows)).to_pylist()
-    back = compare(study_of(), table([r | {"arm": other[r["arm"]]} for r in rows])).to_pylist()
+    there = compare(expand(study_of()), table(rows)).to_pylist()
+    back = compare(expand(study_of()), table([r | {"arm": other[r["arm"]]} for r in rows])).to_pylist()
     for ours, theirs in zip(there[:2], back[:2], strict=True):
         assert ours["difference"] == pytest.approx(-theirs["difference"], abs=1e-12)
         assert ours["interval_low"] == pytest.approx(-theirs["interval_high"], abs=1e-12)
@@ -194,7 +194,8 @@ def test_swapping_the_arms_flips_the_sign_and_the_interval(difference, seeds, do
 def test_scaling_the_loss_scales_everything(factor, seeds):
     rows = planted(0.1, range(seeds), 20, noise=0.02)
     plain, scaled = (
-        loss(compare(study_of(), table([r | {"nll_nats": r["nll_nats"] * by} for r in rows]))) for by in (1, factor)
+        loss(compare(expand(study_of()), table([r | {"nll_nats": r["nll_nats"] * by} for r in rows])))
+        for by in (1, factor)
     )
     for name in ("variant_value", "difference", "interval_low", "interval_high", "standard_error_documents"):
         assert scaled[name] == pytest.approx(plain[name] * factor, rel=1e-6)
@@ -205,13 +206,13 @@ def test_scaling_the_loss_scales_everything(factor, seeds):
 def test_the_order_of_rows_changes_nothing(random):
     rows = planted(0.1, documents=12, arms=("cycle", "independent"))
     shuffled = random.sample(rows, len(rows))
-    assert compare(study_of(), table(shuffled)).equals(compare(study_of(), table(rows)))
+    assert compare(expand(study_of()), table(shuffled)).equals(compare(expand(study_of()), table(rows)))
 
 
 def test_a_domain_is_its_own_documents():
     rows = planted(0.1, noise=0.05)
-    found = compare(study_of(), table(rows))
-    alone = compare(study_of(), table([r for r in rows if r["domain"] == "code"]))
+    found = compare(expand(study_of()), table(rows))
+    alone = compare(expand(study_of()), table([r for r in rows if r["domain"] == "code"]))
     assert {r["domain"] for r in found.to_pylist()} == {"all", "code", "prose"}
     code, whole = only(found, domain="code", metric="bits_per_byte"), only(alone, domain="all", metric="bits_per_byte")
     for name in ("variant_value", "twin_value", "difference", "standard_error_seeds", "documents"):
@@ -222,36 +223,36 @@ def test_a_domain_is_its_own_documents():
 
 def test_the_losses_are_one_corrected_family():
     study = study_of(("albert", "cycle"), ("depth", "parameters"))
-    found = compare(study, table([]))
-    assert len(comparisons(study)) == 4
+    found = compare(expand(study), table([]))
+    assert len(expand(study).comparisons) == 4
     for r in found.to_pylist():
         assert r["confidence"] == pytest.approx(0.9875 if r["metric"] == "loss_nats_per_token" else 0.95)
 
 
 def test_only_seeds_that_both_arms_have_are_compared():
     rows = [r for r in planted(0.02) if (r["arm"], r["seed"]) != ("independent", 1)]
-    assert loss(compare(study_of(), table(rows)))["seeds"] == 2
-    one = loss(compare(study_of(), table([r for r in rows if (r["arm"], r["seed"]) != ("cycle", 2)])))
+    assert loss(compare(expand(study_of()), table(rows)))["seeds"] == 2
+    one = loss(compare(expand(study_of()), table([r for r in rows if (r["arm"], r["seed"]) != ("cycle", 2)])))
     assert (one["seeds"], one["standard_error_seeds"], one["degrees_of_freedom"]) == (1, None, None)
     assert one["interval_low"] < one["difference"] < one["interval_high"]
 
 
 def test_what_was_not_scored_is_not_shown():
-    found = compare(study_of(), table([r for r in planted(0.02) if r["arm"] == "cycle"]))
+    found = compare(expand(study_of()), table([r for r in planted(0.02) if r["arm"] == "cycle"]))
     assert (loss(found)["seeds"], loss(found)["difference"], loss(found)["outcome"]) == (0, None, "not_shown")
     assert only(found, task="last_word")["outcome"] == "not_shown"
 
 
 def test_one_document_gives_no_interval():
-    found = loss(compare(study_of(), table(planted(-0.5, documents=1))))
+    found = loss(compare(expand(study_of()), table(planted(-0.5, documents=1))))
     assert found["difference"] == pytest.approx(-0.5, abs=0.01)
     assert (found["interval_low"], found["standard_error_documents"], found["outcome"]) == (None, None, "not_shown")
 
 
 def test_the_axis_is_reported():
     study = study_of(("cycle",), ("depth", "parameters"))
-    found = compare(study, table([]))
-    for pair in comparisons(study):
+    found = compare(expand(study), table([]))
+    for pair in expand(study).comparisons:
         r = loss(found, axis=pair.axis)
         assert (r["variant"], r["twin"], r["axis_target"], r["axis_reached"]) == (
             pair.variant, pair.twin, pair.target, pair.reached,
@@ -280,10 +281,10 @@ def _changed(**values):
 )
 def test_unmatched_scores_are_refused(spoil, said):
     with pytest.raises(InputError, match=said):
-        compare(study_of(), table(spoil(planted(0.02))))
+        compare(expand(study_of()), table(spoil(planted(0.02))))
 
 
 def test_a_null_answer_is_refused():
     rows = [row(arm, 0, "a", 1.0, task="last_word") for arm in ("cycle", "independent")]
     with pytest.raises(InputError, match="correct = None"):
-        compare(study_of(), table(rows))
+        compare(expand(study_of()), table(rows))

@@ -12,7 +12,7 @@ from sharelm.sharing import Sharing
 from sharelm.statistics import compare, worth
 from sharelm.statistics.worth import effective_depth, phi_of
 from sharelm.store.schemas import TABLES
-from sharelm.study import Arm, arms
+from sharelm.study import Arm, expand
 from sharelm.study.load import study_from_tree
 from tests.sharelm.small import TREE
 
@@ -56,12 +56,12 @@ def scores(losses, noise=0.0, seeds=(0, 1), documents=60, rng=None):
 
 def planted(study, worth_depths, exponent=0.34):
     """Each arm's loss, 2 + 3 * depth^-exponent; `worth_depths` is the depth that a variant is worth."""
-    depth = {arm.name: worth_depths if arm.role == "variant" else arm.sharing.depth for arm in arms(study)}
+    depth = {arm.name: worth_depths if arm.role == "variant" else arm.sharing.depth for arm in expand(study).arms}
     return {name: 2 + 3 * at**-exponent for name, at in depth.items()}
 
 
 def found(study, rows):
-    table = worth(study, rows)
+    table = worth(expand(study), rows)
     assert table.schema == TABLES["sharing_worth"]
     return {row["quantity"]: row for row in table.to_pylist()}
 
@@ -151,8 +151,8 @@ def test_one_document_gives_no_interval():
 
 def test_arms_of_another_shape_or_length_are_no_rungs():
     study = study_of(axes=("depth", "parameters", "compute", "memory"))
-    assert any("-steps" in arm.name for arm in arms(study))
-    assert any("-ff" in arm.name for arm in arms(study))
+    assert any("-steps" in arm.name for arm in expand(study).arms)
+    assert any("-ff" in arm.name for arm in expand(study).arms)
     row = found(study, scores(planted(study, 5)))["phi"]
     assert row["against"] == [*(f"independent-L{depth}" for depth in (2, 3, 4, 5, 6)), "independent"]
 
@@ -160,7 +160,7 @@ def test_arms_of_another_shape_or_length_are_no_rungs():
 def test_the_price_is_the_loss_over_what_is_removed():
     study = study_of()
     rows = found(study, scores({"shared": 3.1, "independent": 3.0, "independent-L4": 3.3}))
-    by_name = {arm.name: arm.footprint for arm in arms(study)}
+    by_name = {arm.name: arm.footprint for arm in expand(study).arms}
     ours, theirs = by_name["shared"], by_name["independent"]
     stored = 100 * (1 - ours.stored_parameters / theirs.stored_parameters)
     # outside the embedding of 300 x 32: the final norm, and 4 of 8 blocks
@@ -179,7 +179,7 @@ def test_the_price_has_the_interval_of_the_comparison():
     rows = scores(planted(study, 5), noise=0.01)
     (loss,) = [
         row
-        for row in compare(study, rows).to_pylist()
+        for row in compare(expand(study), rows).to_pylist()
         if (row["metric"], row["domain"]) == ("loss_nats_per_token", "all")
     ]
     priced = found(study, rows)
@@ -193,7 +193,7 @@ def test_the_price_has_the_interval_of_the_comparison():
 
 def test_sharing_without_a_loop_has_a_depth_and_no_phi():
     study = study_of()
-    (shared,) = [arm for arm in arms(study) if arm.role == "variant"]
+    (shared,) = [arm for arm in expand(study).arms if arm.role == "variant"]
     alone = Arm("alone", "variant", shared.shape, Sharing((0, 1), (0, 1)), shared.tokens)
     assert phi_of(alone, 2.0) is None
     assert phi_of(shared, 1e-9) is None or phi_of(shared, 1e-9) < -10

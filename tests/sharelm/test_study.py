@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sharelm.errors import InputError
 from sharelm.sharing import SCHEMES, build_sharing
-from sharelm.study import arms, comparisons, load_study, trials
+from sharelm.study import expand, load_study
 from sharelm.study.load import parse_study, study_from_tree
 
 QUICKSTART = Path(__file__).parents[1] / "study.toml"
@@ -207,19 +207,19 @@ def test_the_tree_of_a_study_is_the_study():
 
 def test_arms_trials_and_twins_of_the_quickstart():
     study = load_study(QUICKSTART)
-    assert [(arm.name, arm.role) for arm in arms(study)] == [
+    assert [(arm.name, arm.role) for arm in expand(study).arms] == [
         ("independent", "reference"),
         ("albert", "variant"),
         ("cycle", "variant"),
         ("independent-L1", "twin"),
         ("independent-L2", "twin"),
     ]
-    assert [trial.name for trial in trials(study)] == [
+    assert [trial.name for trial in expand(study).trials] == [
         f"{arm}.s{seed}"
         for seed in (0, 1)
         for arm in ("independent", "albert", "cycle", "independent-L1", "independent-L2")
     ]
-    assert [(pair.variant, pair.axis, pair.twin, pair.relative_error) for pair in comparisons(study)] == [
+    assert [(pair.variant, pair.axis, pair.twin, pair.relative_error) for pair in expand(study).comparisons] == [
         ("albert", "depth", "independent", 0.0),
         ("albert", "parameters", "independent-L1", 0.0),
         ("cycle", "depth", "independent", 0.0),
@@ -229,7 +229,7 @@ def test_arms_trials_and_twins_of_the_quickstart():
 
 def test_two_variants_that_need_the_same_twin_share_it():
     tree = changed(variant__0={"name": "turned", "scheme": "cycle_reversed", "blocks": 2})
-    names = [arm.name for arm in arms(study_from_tree(tree, "asked"))]
+    names = [arm.name for arm in expand(study_from_tree(tree, "asked")).arms]
     assert names == ["independent", "turned", "cycle", "independent-L2"]
 
 
@@ -272,10 +272,10 @@ def studies(draw, scheme):
 @given(data=st.data())
 def test_twins_hold_their_axis_equal(scheme, data):
     study = data.draw(studies(scheme))
-    by_name = {arm.name: arm for arm in arms(study)}
-    assert len(by_name) == len(arms(study))
+    by_name = {arm.name: arm for arm in expand(study).arms}
+    assert len(by_name) == len(expand(study).arms)
     assert len({(arm.shape, arm.sharing) for arm in by_name.values()}) == len(by_name)
-    for pair in comparisons(study):
+    for pair in expand(study).comparisons:
         variant, twin = by_name[pair.variant], by_name[pair.twin]
         assert twin.sharing.is_independent
         assert (twin.shape.width, twin.shape.heads, twin.shape.context) == (
@@ -302,4 +302,4 @@ def test_toml_errors_name_the_place():
 def test_every_example_is_a_study(path):
     study = load_study(path)
     assert study.name == path.stem
-    assert len(comparisons(study)) == len(study.variant) * len(study.twins.axes)
+    assert len(expand(study).comparisons) == len(study.variant) * len(study.twins.axes)

@@ -20,7 +20,7 @@ from sharelm.machine import Machine
 from sharelm.model import Decoder, load_model
 from sharelm.steps import trial_step
 from sharelm.store import open_store
-from sharelm.study import Study, Trial, arms, comparisons, trials
+from sharelm.study import Study, Trial, expand
 from sharelm.study.load import study_from_tree
 from sharelm.study.training import Training
 from sharelm.training.engine import build_optimizer
@@ -49,7 +49,7 @@ def _train(store: str, training: dict[str, object], die_at: int | None = None) -
                 time.sleep(0.01)  # it is written beside training
             os._exit(9)
 
-    train_trial(study, trials(study)[SHARED], RandomCorpus(), "data", CPU, open_store(store), on_step)
+    train_trial(study, expand(study).trials[SHARED], RandomCorpus(), "data", CPU, open_store(store), on_step)
 
 
 def _losses(store: Path | str) -> list[float]:
@@ -59,7 +59,7 @@ def _losses(store: Path | str) -> list[float]:
 @pytest.fixture(scope="module")
 def plain_losses() -> list[float]:
     study = small_study()
-    return _plain(trials(study)[SHARED], study.training)
+    return _plain(expand(study).trials[SHARED], study.training)
 
 
 def _plain(
@@ -95,17 +95,17 @@ def _compute_study() -> Study:
 
 def _train_compute_twin(store: str, name: str) -> None:
     study = _compute_study()
-    (trial,) = [trial for trial in trials(study) if trial.name == name]
+    (trial,) = [trial for trial in expand(study).trials if trial.name == name]
     train_trial(study, trial, RandomCorpus(), "data", CPU, open_store(store), _quiet)
 
 
 def test_a_compute_twin_trains_its_own_steps_on_its_own_schedule(tmp_path: Path) -> None:
     """Held against plain torch with a schedule written for that many steps; the study's own says 6."""
     study = _compute_study()
-    (pair,) = [pair for pair in comparisons(study) if pair.axis == "compute"]
-    (trial,) = [trial for trial in trials(study) if trial.arm.name == pair.twin]
+    (pair,) = [pair for pair in expand(study).comparisons if pair.axis == "compute"]
+    (trial,) = [trial for trial in expand(study).trials if trial.arm.name == pair.twin]
     on_ranks(1, _train_compute_twin, str(tmp_path), trial.name)
-    flops = {arm.name: arm.footprint.training_flops_per_token for arm in arms(study)}
+    flops = {arm.name: arm.footprint.training_flops_per_token for arm in expand(study).arms}
     steps = round(6 * flops["cycle"] / flops[pair.twin])
     assert 6 < steps < 12
     longer = small_study(tokens=16 * 8 * steps).training
@@ -130,7 +130,9 @@ def _train_at_stages(folder: str) -> None:
         study = _late_study().decided(
             zero_stage=stage
         )  # a study refuses late loops at stage 3; the engine does not get them wrong
-        train_trial(study, trials(study)[SHARED], RandomCorpus(), "data", CPU, open_store(f"{folder}/{stage}"), _quiet)
+        train_trial(
+            study, expand(study).trials[SHARED], RandomCorpus(), "data", CPU, open_store(f"{folder}/{stage}"), _quiet
+        )
 
 
 def _late_study() -> Study:
@@ -142,7 +144,7 @@ def test_weights_scattered_over_workers_are_committed_whole(tmp_path: Path) -> N
     """Also those of a late loop, half of whose parameters wait for it: ZeRO-3 is known to go wrong there."""
     on_ranks(2, _train_at_stages, str(tmp_path))
     study = _late_study()
-    trial, trained = trials(study)[SHARED], Decoder(*trials(study)[SHARED].arm.model)
+    trial, trained = expand(study).trials[SHARED], Decoder(*expand(study).trials[SHARED].arm.model)
     losses = _plain(trial, study.training, model=trained)
     for stage in (0, 3):
         store = open_store(str(tmp_path / str(stage)))
@@ -157,7 +159,7 @@ def test_weights_scattered_over_workers_are_committed_whole(tmp_path: Path) -> N
 def _leave_parameters_unused(folder: str) -> None:
     Decoder._touch = lambda model: torch.zeros(())  # type: ignore[method-assign]  # in a process of its own
     study = _late_study().decided(zero_stage=3)
-    train_trial(study, trials(study)[SHARED], RandomCorpus(), "data", CPU, open_store(folder), _quiet)
+    train_trial(study, expand(study).trials[SHARED], RandomCorpus(), "data", CPU, open_store(folder), _quiet)
 
 
 def test_a_parameter_that_a_step_does_not_use_is_refused_at_stage_3(tmp_path: Path) -> None:
@@ -339,7 +341,7 @@ def test_a_run_goes_back_to_its_last_good_checkpoint_at_half_the_rate(zero_stage
     factors = [1.0, 1.0, 0.5, 0.5, 0.5, 0.5]
     study = small_study(**training)
     np.testing.assert_allclose(
-        _losses(tmp_path), _plain(trials(study)[SHARED], study.training, factors), rtol=0, atol=1e-5
+        _losses(tmp_path), _plain(expand(study).trials[SHARED], study.training, factors), rtol=0, atol=1e-5
     )
     rates = open_store(str(tmp_path)).read("steps", "small")["learning_rate"].to_pylist()
     assert rates == [learning_rate(study.training, step) * factor for step, factor in enumerate(factors)]
@@ -349,7 +351,7 @@ def test_a_checkpoint_right_before_a_bad_step_is_not_good(tmp_path: Path) -> Non
     on_ranks(1, _train_with_infinite_gradients, str(tmp_path), HALVE, 3)
     assert _halved(tmp_path) == ("done", 6, 1, 0, 0)
     study = small_study()
-    expected = _plain(trials(study)[SHARED], study.training, [0.5] * 6)
+    expected = _plain(expand(study).trials[SHARED], study.training, [0.5] * 6)
     np.testing.assert_allclose(_losses(tmp_path), expected, rtol=0, atol=1e-5)
 
 
@@ -363,15 +365,15 @@ def test_a_run_that_stays_bad_is_halved_three_times(tmp_path: Path) -> None:
 def test_what_names_a_trial() -> None:
     def name(**training: object) -> str:
         study = small_study(**training)
-        return trial_step(study, trials(study)[SHARED], "data", CPU)
+        return trial_step(study, expand(study).trials[SHARED], "data", CPU)
 
     assert name() == name(workers=2, checkpoint_steps=5, sequences_per_pass=4)
     assert name() != name(learning_rate=2e-2)
     assert name() != name(zero_stage=2)
     assert name() != name(**HALVE)
     study = small_study()
-    steps = {trial_step(study, trial, data, CPU) for trial in trials(study) for data in ("data", "other")}
-    assert len(steps) == 2 * len(trials(study))
+    steps = {trial_step(study, trial, data, CPU) for trial in expand(study).trials for data in ("data", "other")}
+    assert len(steps) == 2 * len(expand(study).trials)
 
 
 @given(st.integers(1, 60), st.integers(1, 4), st.sampled_from([1, 2, 4]), st.integers(0, 5), st.integers(0, 30))

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from sharelm.errors import StoreError
 from sharelm.store import open_store
 from sharelm.store.local import LocalObjects
-from sharelm.study import trials
+from sharelm.study import expand
 from sharelm.training.trial import train_trial
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.small import RandomCorpus, small_study
@@ -34,7 +34,7 @@ def _train(store: str, before_put: Callable[[str], None], on_step: Callable[[int
 
     LocalObjects.put = slow_put  # type: ignore[method-assign]  # in a process of its own
     study = small_study(**training)
-    trial = trials(study)[SHARED]
+    trial = expand(study).trials[SHARED]
     train_trial(study, trial, RandomCorpus(), "data", CPU, open_store(store), lambda _, step, *rest: on_step(step))
 
 

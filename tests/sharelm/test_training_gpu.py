@@ -13,7 +13,7 @@ import torch
 
 from sharelm.machine import Machine
 from sharelm.store import open_store
-from sharelm.study import Study, trials
+from sharelm.study import Study, expand
 from sharelm.study.load import study_from_tree
 from sharelm.training.trial import train_trial
 from tests.sharelm.distributed import on_ranks
@@ -59,7 +59,7 @@ def _train(store: str, study: Study, names: list[str], die_at: int | None = None
             os._exit(9)
 
     machine = Machine("cuda", study.training.precision, "test")
-    for trial in trials(study):
+    for trial in expand(study).trials:
         if trial.arm.name in names:
             train_trial(study, trial, RandomCorpus(), "data", machine, open_store(store), on_step)
 
@@ -78,7 +78,9 @@ def _every_way(folder: str) -> None:
 def test_every_way_of_training_equals_plain_torch_on_the_cpu(tmp_path: Path) -> None:
     on_ranks(1, _every_way, str(tmp_path), backend="nccl")
     study = _study("fp32")
-    plain = {trial.arm.name: _plain(trial, study.training) for trial in trials(study) if trial.arm.role == "variant"}
+    plain = {
+        trial.arm.name: _plain(trial, study.training) for trial in expand(study).trials if trial.arm.role == "variant"
+    }
     for way in WAYS:
         for name, losses in _losses(tmp_path / way).items():
             np.testing.assert_allclose(losses, plain[name], atol=2e-5, err_msg=f"{name}, {way}")
@@ -114,5 +116,5 @@ def _two(folder: str, stage: int) -> None:
 def test_two_gpus_equal_plain_torch(stage: int, tmp_path: Path) -> None:
     on_ranks(2, _two, str(tmp_path), stage, backend="nccl")
     study = _study("fp32")
-    (plain,) = (_plain(trial, study.training) for trial in trials(study) if trial.arm.name == "cycle")
+    (plain,) = (_plain(trial, study.training) for trial in expand(study).trials if trial.arm.name == "cycle")
     np.testing.assert_allclose(_losses(tmp_path / str(stage))["cycle"], plain, atol=2e-5)

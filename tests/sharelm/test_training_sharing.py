@@ -15,7 +15,7 @@ from sharelm.machine import Machine
 from sharelm.model import PRECISIONS, Decoder
 from sharelm.sharing import KINDS, Atoms, Embedding, LowRank, build_sharing, footprint
 from sharelm.store import open_store
-from sharelm.study import trials
+from sharelm.study import expand
 from sharelm.study.load import study_from_tree
 from sharelm.training import engine as engines
 from sharelm.training.order import step_rows
@@ -111,13 +111,13 @@ def late_study():
 def train_late(folder):
     study = late_study()
     machine = Machine("cpu", "fp32", "test")
-    train_trial(study, trials(study)[1], RandomCorpus(), "data", machine, open_store(folder), lambda *_: None)
+    train_trial(study, expand(study).trials[1], RandomCorpus(), "data", machine, open_store(folder), lambda *_: None)
 
 
 def test_a_trial_switches_its_late_loop_on_at_its_fraction(tmp_path):
     on_ranks(1, train_late, str(tmp_path))
     study, rows = late_study(), RandomRows()
-    trial, losses = trials(study)[1], []
+    trial, losses = expand(study).trials[1], []
     model = Decoder(trial.arm.shape, trial.arm.sharing).initialise(trial.seed).train()
     optimizer = engines.build_optimizer(model, study.training, torch.device("cpu"))
     assert study.training.steps == 6

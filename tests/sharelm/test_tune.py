@@ -12,9 +12,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sharelm.machine import Machine
-from sharelm.steps import proxy_step, speed_step, trial_step
+from sharelm.steps import proxy_step, trial_step
 from sharelm.store import open_store
-from sharelm.study import Speeds, Study, Tried, arms, proxied, proxies, timed_pairs, trials, tuning
+from sharelm.study import Measured, Plan, Speeds, Study, Tried, expand, proxied, proxies, tuning
 from sharelm.study.growth import changes
 from sharelm.study.load import study_from_tree
 from sharelm.study.proxies import tuning_rows
@@ -104,9 +104,9 @@ def test_edges_ties_and_divergence(choose: str, losses: list[float | None], expe
 
 def test_every_model_has_the_same_budget_and_arms_of_one_model_share_it() -> None:
     study = study_of()
-    before = proxies(study)
-    measured = study.measured({"cycle": Speeds(1.0, 9.0)})
-    every = arms(measured)
+    before = proxies(expand(study))
+    measured = expand(study, Measured({"cycle": Speeds(1.0, 9.0)}))
+    every = measured.arms
     assert (len({arm.model for arm in every}), len(every)) == (
         5,
         7,
@@ -118,7 +118,7 @@ def test_every_model_has_the_same_budget_and_arms_of_one_model_share_it() -> Non
     assert all(rates == RATES for rates in budget.values())
     assert len(before) == len(RATES) * len(budget)
     assert {(proxy.seed, proxy.arm.tokens) for proxy in before} == {(0, 384)}
-    assert proxies(study_of(tune={"learning_rates": [100.0, 1e-2, 1e-3]})) == before
+    assert proxies(expand(study_of(tune={"learning_rates": [100.0, 1e-2, 1e-3]}))) == before
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_proxy_warms_up_for_the_same_share_of_its_own_steps(
     warmup: int, steps: int, tokens: int, expected: int
 ) -> None:
     study = study_of(tune={"tokens": 128 * tokens}, warmup_steps=warmup, tokens=128 * steps)
-    short = proxies(study)[0].arm.training(proxied(study).training)
+    short = proxies(expand(study))[0].arm.training(proxied(study).training)
     assert (short.steps, short.warmup_steps) == (tokens, expected)
     assert short.warmup_steps < short.steps
     assert study.training.warmup_steps == warmup
@@ -137,13 +137,13 @@ def test_a_proxy_warms_up_for_the_same_share_of_its_own_steps(
 
 def test_what_names_a_proxy() -> None:
     def name(study: Study, index: int = 0, data: str = "data") -> str:
-        return proxy_step(study, proxies(study)[index], data, CPU)
+        return proxy_step(study, proxies(expand(study))[index], data, CPU)
 
     study = study_of()
     same = [study_of(workers=2, checkpoint_steps=5), study_of(tune={"choose": "parabola"}), study_of(seeds=(0, 1))]
     assert {name(other) for other in same} == {name(study)}
-    names = {name(study, index) for index in range(len(proxies(study)))}
-    assert len(names) == len(proxies(study))
+    names = {name(study, index) for index in range(len(proxies(expand(study))))}
+    assert len(names) == len(proxies(expand(study)))
     others = [study_of(seeds=(1, 0)), study_of(tune={"tokens": 256}), study_of(weight_decay=0.2)]
     assert not {name(other) for other in others} & names
     assert name(study, data="other") not in names
@@ -151,27 +151,24 @@ def test_what_names_a_proxy() -> None:
 
 def test_a_chosen_rate_is_the_arms_own_and_all_that_a_trial_knows_of_tuning() -> None:
     study = study_of()
-    found = {arm.model: tuning("grid", tries(RATES, [3.0, 2.0, 1.0])) for arm in arms(study)}
-    cycle = next(arm for arm in arms(study) if arm.name == "cycle")
+    found = {arm.model: tuning("grid", tries(RATES, [3.0, 2.0, 1.0])) for arm in expand(study).arms}
+    cycle = next(arm for arm in expand(study).arms if arm.name == "cycle")
     found[cycle.model] = tuning("grid", tries(RATES, [1.0, 2.0, None]))
-    tuned = study.tuned(found)
-    rates = {arm.name: arm.training(tuned.training).learning_rate for arm in arms(tuned)}
+    tuned = expand(study, Measured(tunings=found))
+    rates = {arm.name: arm.training(study.training).learning_rate for arm in tuned.arms}
     assert rates.pop("cycle") == 1e-3
     assert set(rates.values()) == {100.0}
-    assert [arm.name for arm in arms(tuned)] == [arm.name for arm in arms(study)]
-    assert [speed_step(tuned, pair, CPU) for pair in timed_pairs(tuned)] == [
-        speed_step(study, pair, CPU) for pair in timed_pairs(study)
-    ]
+    assert [arm.name for arm in tuned.arms] == [arm.name for arm in expand(study).arms]
 
-    def names(study: Study) -> dict[str, str]:
-        return {trial.name: trial_step(study, trial, "data", CPU) for trial in trials(study)}
+    def names(plan: Plan) -> dict[str, str]:
+        return {trial.name: trial_step(plan.study, trial, "data", CPU) for trial in plan.trials}
 
     tree = study.tree()
     tree["training"] |= {"learning_rate": 1e-3, "tune": None}
     untuned = study_from_tree(tree, "untuned")
-    assert names(untuned)["cycle.s0"] == names(tuned)["cycle.s0"] != names(study)["cycle.s0"]
+    assert names(expand(untuned))["cycle.s0"] == names(tuned)["cycle.s0"] != names(expand(study))["cycle.s0"]
     rows = tuning_rows(tuned)
-    assert tuning_rows(study) == []
+    assert tuning_rows(expand(study)) == []
     assert {row["chosen_learning_rate"] for row in rows if row["arm"] == "cycle"} == {1e-3}
     assert [(row["status"], row["loss_nats"]) for row in rows if row["arm"] == "cycle"] == [
         ("done", 1.0), ("done", 2.0), ("diverged", None),
@@ -200,7 +197,7 @@ def _find_rates(store: str, whole: str) -> None:
     def on_step(name: str, *_: Any) -> None:
         seen.append(name)
 
-    cycle = [proxy for proxy in proxies(study) if proxy.arm.name.startswith("cycle-")]
+    cycle = [proxy for proxy in proxies(expand(study)) if proxy.arm.name.startswith("cycle-")]
     for proxy in cycle:
         train_proxy(study, proxy, RandomCorpus(), "data", CPU, open_store(store), on_step)
     assert seen
@@ -211,7 +208,7 @@ def _find_rates(store: str, whole: str) -> None:
     tree = study.tree()  # the same training as a trial of a study that asks for nothing else
     tree["training"] |= {"tokens": 128 * 20, "warmup_steps": 2, "learning_rate": 1e-2, "tune": None}
     plain = study_from_tree(tree, "plain")
-    trial = next(trial for trial in trials(plain) if trial.arm.name == "cycle")
+    trial = next(trial for trial in expand(plain).trials if trial.arm.name == "cycle")
     train_trial(plain, trial, RandomCorpus(), "data", CPU, open_store(whole), on_step)
 
 

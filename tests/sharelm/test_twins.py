@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharelm.sharing import build_sharing, footprint
-from sharelm.study import Speeds, arms, comparisons, timed_pairs, trials
+from sharelm.study import Measured, Speeds, expand, plan_from_tree, timed_pairs
 from sharelm.study.load import study_from_tree
 from tests.sharelm.small import TREE
 
@@ -25,7 +25,7 @@ def study_of(twins=None, variant=None, speeds=None, **parts):
     if variant is not None:
         tree["variant"] = [{"name": "shared", **variant}]
     study = study_from_tree(tree, "test")
-    return study if speeds is None else study.measured(dict.fromkeys([v.name for v in study.variant], speeds))
+    return study if speeds is None else expand(study, Measured(dict.fromkeys([v.name for v in study.variant], speeds)))
 
 
 @st.composite
@@ -64,15 +64,16 @@ def served(study, arm):
 
 @settings(max_examples=60, deadline=None)
 @given(measured_studies())
-def test_every_twin_is_independent_and_says_how_near_it_is(study):
-    by_name = {arm.name: arm for arm in arms(study)}
-    assert len(by_name) == len(arms(study))
+def test_every_twin_is_independent_and_says_how_near_it_is(plan):
+    study = plan.study
+    by_name = {arm.name: arm for arm in plan.arms}
+    assert len(by_name) == len(plan.arms)
     assert len({(arm.shape, arm.sharing, arm.tokens) for arm in by_name.values()}) == len(by_name)
-    pairs = {pair.axis: pair for pair in comparisons(study)}
+    pairs = {pair.axis: pair for pair in plan.comparisons}
     assert list(pairs) == AXES
     variant = by_name["shared"]
     steps = study.training.tokens_per_step
-    speeds = study.speeds["shared"]
+    speeds = plan.speeds["shared"]
     figures = {
         "depth": lambda arm: arm.sharing.depth,
         "parameters": lambda arm: arm.footprint.stored_parameters,
@@ -101,12 +102,13 @@ def test_every_twin_is_independent_and_says_how_near_it_is(study):
 
 @settings(max_examples=20, deadline=None)
 @given(measured_studies())
-def test_no_candidate_keeps_the_rule_better(study):
+def test_no_candidate_keeps_the_rule_better(plan):
     """Against every depth up to the variant's with every feed-forward width that could matter."""
-    by_name = {arm.name: arm for arm in arms(study)}
+    study = plan.study
+    by_name = {arm.name: arm for arm in plan.arms}
     variant, shape = by_name["shared"], by_name["shared"].shape
     figures = {"parameters": lambda arm: arm.footprint.stored_parameters, "memory": lambda arm: served(study, arm)}
-    for pair in comparisons(study):
+    for pair in plan.comparisons:
         if pair.axis not in figures:
             continue
         measure, twin = figures[pair.axis], by_name[pair.twin]
@@ -136,8 +138,8 @@ def test_no_candidate_keeps_the_rule_better(study):
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_a_compute_twin_learns_longer_on_a_schedule_of_its_own(blocks):
     study = study_of(variant={"scheme": "cycle", "blocks": blocks}, twins={"axes": ["depth", "parameters", "compute"]})
-    by_name = {arm.name: arm for arm in arms(study)}
-    (pair,) = [pair for pair in comparisons(study) if pair.axis == "compute"]
+    by_name = {arm.name: arm for arm in expand(study).arms}
+    (pair,) = [pair for pair in expand(study).comparisons if pair.axis == "compute"]
     twin, variant = by_name[pair.twin], by_name["shared"]
     flops = [footprint(arm.shape, arm.sharing).training_flops_per_token for arm in (variant, twin)]
     steps = round(study.training.steps * flops[0] / flops[1])
@@ -149,49 +151,48 @@ def test_a_compute_twin_learns_longer_on_a_schedule_of_its_own(blocks):
 
 def test_a_twin_that_another_axis_has_already_is_taken():
     same_speed = study_of(twins={"axes": ["depth", "parameters", "time"]}, speeds=Speeds(5.0, 5.0))
-    twins = {pair.axis: pair.twin for pair in comparisons(same_speed)}
+    twins = {pair.axis: pair.twin for pair in same_speed.comparisons}
     assert twins["time"] == twins["parameters"] == "independent-L2"
-    assert len(arms(same_speed)) == 3
+    assert len(same_speed.arms) == 3
 
 
 def test_the_time_axis_waits_until_it_is_measured():
     study = study_of()
-    assert [pair.axis for pair in comparisons(study)] == ["depth", "parameters", "compute", "memory"]
+    assert [pair.axis for pair in expand(study).comparisons] == ["depth", "parameters", "compute", "memory"]
     assert [(variant.name, twin.name) for variant, twin in timed_pairs(study)] == [("cycle", "independent-L2")]
-    known = study.measured({"cycle": Speeds(variant=1000.0, twin=2000.0)})
-    assert known.tree() == study.tree()
-    assert study.speeds == {}
-    assert pickle.loads(pickle.dumps(known)).speeds == known.speeds
-    pair = comparisons(known)[-1]
+    known = expand(study, Measured({"cycle": Speeds(variant=1000.0, twin=2000.0)}))
+    assert expand(study).speeds == {}
+    assert plan_from_tree(json.loads(json.dumps(known.tree()))) == known
+    pair = known.comparisons[-1]
     assert (pair.axis, pair.twin) == ("time", "independent-L2-steps12")
     assert pair.target == pair.reached == pytest.approx(study.training.tokens / 1000)
     assert timed_pairs(study_of(twins={"axes": ["depth"]})) == []
 
 
 def test_too_short_a_time_is_lengthened_past_the_warm_up_and_flagged():
-    study = study_of(speeds=Speeds(variant=1000.0, twin=10.0), training={"warmup_steps": 3})
-    (pair,) = [pair for pair in comparisons(study) if pair.axis == "time"]
+    plan = study_of(speeds=Speeds(variant=1000.0, twin=10.0), training={"warmup_steps": 3})
+    (pair,) = [pair for pair in plan.comparisons if pair.axis == "time"]
     assert pair.twin == "independent-L2-steps4"
     assert pair.relative_error > 0.01
 
 
 def test_a_ladder_adds_the_rungs_that_are_not_there():
     study = study_of(twins={"axes": ["depth", "parameters"], "ladder": [2, 3, 4, 6]})
-    found = [(arm.name, arm.role, arm.sharing.depth) for arm in arms(study) if arm.role in ("twin", "rung")]
+    found = [(arm.name, arm.role, arm.sharing.depth) for arm in expand(study).arms if arm.role in ("twin", "rung")]
     assert found == [("independent-L2", "twin", 2), ("independent-L3", "rung", 3), ("independent-L6", "rung", 6)]
-    assert {arm.shape for arm in arms(study)} == {study.shape}
+    assert {arm.shape for arm in expand(study).arms} == {study.shape}
 
 
 def test_the_memory_twin_is_the_same_in_both_precisions():
     by_precision = {}
     for precision, element in (("fp32", 4), ("bf16", 2)):
         study = study_of(training={"precision": precision}, twins={"axes": ["depth", "memory"]})
-        pair = comparisons(study)[-1]
+        pair = expand(study).comparisons[-1]
         by_precision[pair.twin, pair.relative_error] = pair.target / element
     assert len(by_precision) == 1
 
 
 def test_the_steps_of_a_study_without_the_new_axes_stay_its_own():
     study = study_of(twins={"axes": ["depth", "parameters"]})
-    assert [trial.name for trial in trials(study)] == ["independent.s0", "cycle.s0", "independent-L2.s0"]
-    assert {trial.arm.training(study.training) for trial in trials(study)} == {study.training}
+    assert [trial.name for trial in expand(study).trials] == ["independent.s0", "cycle.s0", "independent-L2.s0"]
+    assert {trial.arm.training(study.training) for trial in expand(study).trials} == {study.training}

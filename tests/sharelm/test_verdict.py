@@ -3,7 +3,7 @@ import pytest
 
 from sharelm.errors import InputError
 from sharelm.store.schemas import TABLES
-from sharelm.study import arms
+from sharelm.study import expand
 from sharelm.verdict import gate_met, supported_variants
 from tests.sharelm.verdict_helpers import LOSSES, STUDY, compared, only, served, study_of, trained, verdict
 
@@ -38,7 +38,7 @@ def test_not_shown_says_what_would_help():
 
 
 def test_the_depth_axis_says_what_is_saved():
-    stored = {arm.name: arm.footprint.stored_parameters for arm in arms(STUDY)}
+    stored = {arm.name: arm.footprint.stored_parameters for arm in expand(STUDY).arms}
     saved = 100 * (1 - stored["cycle"] / stored["independent"])
     found = verdict()
     assert f"stores {saved:.1f} % fewer parameters" in only(found, "depth")["reason"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from sharelm.store.schemas import TABLES
-from sharelm.study import arms, comparisons
+from sharelm.study import expand
 from sharelm.study.load import study_from_tree
 from sharelm.verdict import decide
 
@@ -42,7 +42,7 @@ STUDY = study_of()
 def compared(study=STUDY, seeds=3, task="not_worse", error=0.0, **losses):
     """One loss and one task comparison an axis; `depth="worse"` sets the loss's outcome there."""
     rows = []
-    for pair in comparisons(study):
+    for pair in expand(study).comparisons:
         outcome = losses.get(f"{pair.variant}_{pair.axis}", losses.get(pair.axis, "not_worse"))
         shown = outcome is not None
         difference, low, high = LOSSES[outcome] if shown else (None, None, None)
@@ -89,7 +89,7 @@ def compared(study=STUDY, seeds=3, task="not_worse", error=0.0, **losses):
 def trained(study=STUDY, seeds=(0, 1, 2), diverged=(), **variants):
     """One trial an arm and seed; keyword arguments are columns of the variants' rows."""
     rows = []
-    for arm in arms(study):
+    for arm in expand(study).arms:
         for seed in seeds:
             row = {
                 "trial": f"{arm.name}.s{seed}",
@@ -113,7 +113,7 @@ def trained(study=STUDY, seeds=(0, 1, 2), diverged=(), **variants):
 def served(study=STUDY, workloads=("chat",), **variants):
     """One cost row an arm and workload; a value may be a dict by workload."""
     rows = []
-    for arm in arms(study):
+    for arm in expand(study).arms:
         for workload in workloads:
             row = {
                 "arm": arm.name,
@@ -131,7 +131,7 @@ def served(study=STUDY, workloads=("chat",), **variants):
 
 def verdict(study=STUDY, comparisons=None, trials=None, costs=None):
     return decide(
-        study,
+        expand(study),
         compared(study) if comparisons is None else comparisons,
         trained(study) if trials is None else trials,
         served(study) if costs is None else costs,

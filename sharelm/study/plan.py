@@ -1,12 +1,17 @@
-"""From a study to its arms, comparisons and trials: every variant meets its independent twins."""
+"""What a study expands into: its arms, comparisons and trials. Every variant meets its independent twins."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from sharelm.sharing import ModelShape, Sharing, build_sharing
 from sharelm.study.arm import REFERENCE, Arm, Model, Role
-from sharelm.study.tree import Axis, Study
+from sharelm.study.tree import Axis, Speeds, Study
+from sharelm.study.tune import Tuning
 from sharelm.study.twins import AXES, parameters_model
 
 
@@ -57,7 +62,59 @@ def _variants(study: Study) -> list[Arm]:
     return [Arm(v.name, "variant", study.shape, v.sharing(depth), tokens) for v in study.variant]
 
 
-def _expand(study: Study) -> tuple[list[Arm], list[Comparison]]:
+@dataclass(frozen=True)
+class Measured:
+    """What a plan rests on that only a machine can tell; empty where nothing has to be measured, or is not yet."""
+
+    speeds: Mapping[str, Speeds] = field(default_factory=dict)  # of each variant and its time twin, by the variant
+    tunings: Mapping[Model, Tuning] = field(default_factory=dict)  # of each model's learning rate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a study expands into. It is made once, committed, and passed on: nobody expands a study again.
+
+    `arms` are the reference, the variants, every twin they need and the ladder's rungs; no two are the same model
+    trained on the same tokens.
+    """
+
+    study: Study
+    arms: tuple[Arm, ...]
+    comparisons: tuple[Comparison, ...]
+    speeds: Mapping[str, Speeds] = field(default_factory=dict)  # by variant
+    tunings: Mapping[str, Tuning] = field(default_factory=dict)  # by arm
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every arm with every seed, seeds outermost so that a first whole answer comes early."""
+        return [Trial(arm, seed) for seed in self.study.study.seeds for arm in self.arms]
+
+    @property
+    def models(self) -> list[Arm]:
+        """An arm of every model; the models of time twins are known before their tokens are."""
+        found: dict[Model, Arm] = {}
+        for arm in [*self.arms, *(like for _, like in timed_pairs(self.study))]:
+            found.setdefault(arm.model, arm)
+        return list(found.values())
+
+    def tree(self) -> dict[str, Any]:
+        """The plan as plain values, as it is committed."""
+        found: dict[str, Any] = _PLAN.dump_python(self, mode="json")
+        return found
+
+
+def plan_from_tree(tree: Mapping[str, Any]) -> Plan:
+    """The plan of plain values, as `Plan.tree` gives them; raises `ValueError` for anything else."""
+    return _PLAN.validate_python(tree)
+
+
+def expand(study: Study, measured: Measured | None = None) -> Plan:
+    """The plan of a study.
+
+    Twins of equal training time are among the arms where their speeds were measured, and arms have learning rates of
+    their own where those were tuned.
+    """
+    measured = measured or Measured()
     tokens = study.training.tokens
     independent = build_sharing(REFERENCE, study.model.depth)
     reference = Arm(REFERENCE, "reference", study.shape, independent, tokens)
@@ -71,34 +128,23 @@ def _expand(study: Study) -> tuple[list[Arm], list[Comparison]]:
     variants, pairs = _variants(study), []
     for variant in variants:
         for axis in study.twins.axes:
-            twin = AXES[axis](study, variant)
+            twin = AXES[axis](study, variant, measured.speeds.get(variant.name))
             if twin is not None:
                 name = arm("twin", twin.shape, twin.sharing, twin.tokens).name
                 pairs.append(Comparison(axis, variant.name, name, twin.target, twin.reached))
     for depth in study.twins.ladder:
         arm("rung", study.shape, build_sharing(REFERENCE, depth), tokens)
     _, *others = found.values()
-    return [_tuned(study, one) for one in (reference, *variants, *others)], pairs
-
-
-def _tuned(study: Study, arm: Arm) -> Arm:
-    """The arm with its own learning rate, once it is known."""
-    found = study.tunings.get(arm.model)
-    return arm if found is None else replace(arm, learning_rate=found.learning_rate)
-
-
-def arms(study: Study) -> list[Arm]:
-    """The reference, the variants, every twin they need and the ladder's rungs; no two are the same model.
-
-    Twins of equal training time are among them once the study is `measured`, and learning rates of their own are
-    theirs once it is `tuned`.
-    """
-    return _expand(study)[0]
-
-
-def comparisons(study: Study) -> list[Comparison]:
-    """Each variant with its twin on each axis of the study; on the time axis once the study is `measured`."""
-    return _expand(study)[1]
+    arms = (reference, *variants, *others)
+    tunings = {arm.name: measured.tunings[arm.model] for arm in arms if arm.model in measured.tunings}
+    rates = {name: found.learning_rate for name, found in tunings.items()}
+    return Plan(
+        study,
+        tuple(replace(arm, learning_rate=rates.get(arm.name)) for arm in arms),
+        tuple(pairs),
+        {pair.variant: measured.speeds[pair.variant] for pair in pairs if pair.axis == "time"},
+        tunings,
+    )
 
 
 def timed_pairs(study: Study) -> list[tuple[Arm, Arm]]:
@@ -113,14 +159,4 @@ def timed_pairs(study: Study) -> list[tuple[Arm, Arm]]:
     return pairs
 
 
-def models(study: Study) -> list[Arm]:
-    """An arm of every model of the study; the models of time twins are known before their tokens are."""
-    found: dict[Model, Arm] = {}
-    for arm in [*arms(study), *(like for _, like in timed_pairs(study))]:
-        found.setdefault(arm.model, arm)
-    return list(found.values())
-
-
-def trials(study: Study) -> list[Trial]:
-    """Every arm with every seed, seeds outermost so that a first whole answer comes early."""
-    return [Trial(arm, seed) for seed in study.study.seeds for arm in arms(study)]
+_PLAN = TypeAdapter(Plan)
