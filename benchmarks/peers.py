@@ -35,7 +35,6 @@ from benchmarks.plain import (
 from sharelm.machine import Machine
 from sharelm.model import Decoder
 from sharelm.sharing import ModelShape
-from sharelm.store import Store, open_store
 from sharelm.study import Study, Trial, trials
 from sharelm.study.load import study_from_tree
 from sharelm.study.tree import STAGES
@@ -151,13 +150,12 @@ def join_alone() -> None:
     torch.distributed.init_process_group("nccl" if GPU else "gloo")
 
 
-def run_of(setting: Setting, scheme: str, rows: Any, store: Store | None = None, **training: Any) -> Any:
-    """A trial's run over the process group that is there; its checkpoints go to a temporary store if none is given."""
-    from sharelm.training.trial import Run
+def run_of(setting: Setting, scheme: str, rows: Any, **training: Any) -> Any:
+    """A trial's run over the process group that is there."""
+    from sharelm.training.run import Run
 
     study, trial = study_of(setting, scheme, **training)
-    machine = Machine(DEVICE.type, PRECISION, "benchmark")
-    return Run(study, trial, rows, machine, store or open_store(tempfile.mkdtemp()), "benchmark")
+    return Run(study, trial, rows, Machine(DEVICE.type, PRECISION, "benchmark"))
 
 
 def stepping(run: Any) -> Callable[[int], None]:

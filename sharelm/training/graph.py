@@ -77,7 +77,9 @@ class GraphedPass:
         return self._loss
 
 
-class _Done(torch.autograd.Function):
+class _WithoutBackward(torch.autograd.Function):
+    """A copy of the loss that has a gradient function, which computes nothing."""
+
     @staticmethod
     def forward(ctx: Any, start: Tensor, loss: Tensor) -> Tensor:
         return loss.clone()
@@ -88,8 +90,12 @@ class _Done(torch.autograd.Function):
         return None, None
 
 
-def backward_is_done(loss: Tensor) -> Tensor:
-    """The loss as an engine takes it that is to count a pass and reduce its gradients, and finds them there."""
+def loss_without_backward(loss: Tensor) -> Tensor:
+    """A loss to hand to the engine after a graph has already computed the gradients.
+
+    DeepSpeed counts passes and reduces gradients in its `backward`, which asks for a loss with a gradient function.
+    This one's backward pass computes nothing and leaves the gradients as they are.
+    """
     start = torch.empty((), device=loss.device, requires_grad=True)
-    done: Tensor = _Done.apply(start, loss)  # type: ignore[no-untyped-call]
-    return done
+    wrapped: Tensor = _WithoutBackward.apply(start, loss)  # type: ignore[no-untyped-call]
+    return wrapped

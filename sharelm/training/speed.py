@@ -12,7 +12,8 @@ from sharelm.machine import Machine
 from sharelm.steps import speed_step
 from sharelm.store import Store
 from sharelm.study import Arm, Study, Trial
-from sharelm.training.trial import Run, committed
+from sharelm.training.commit import committed
+from sharelm.training.run import Run
 
 if TYPE_CHECKING:
     from sharelm.data import Corpus
@@ -32,7 +33,7 @@ def measure_speeds(study: Study, pair: tuple[Arm, Arm], corpus: Corpus, machine:
     variant, twin = pair
     seconds: dict[Arm, list[float]] = {variant: [], twin: []}
     for arm in (variant, twin, twin, variant):  # so that a drift of the machine's speed weighs on both alike
-        seconds[arm] += _step_seconds(study, arm, corpus, machine, store, name)
+        seconds[arm] += _step_seconds(study, arm, corpus, machine)
     if dist.get_rank() == 0:
         facts = {
             "variant": variant.name,
@@ -47,10 +48,10 @@ def measure_speeds(study: Study, pair: tuple[Arm, Arm], corpus: Corpus, machine:
     dist.barrier()
 
 
-def _step_seconds(study: Study, arm: Arm, corpus: Corpus, machine: Machine, store: Store, name: str) -> list[float]:
-    """Seconds of each of the steps after the warm-up."""
+def _step_seconds(study: Study, arm: Arm, corpus: Corpus, machine: Machine) -> list[float]:
+    """Seconds of each timed step; the warm-up is left out."""
     trial = Trial(arm, study.study.seeds[0])
-    run = Run(study, trial, corpus.training(arm.shape.context), machine, store, name)
+    run = Run(study, trial, corpus.training(arm.shape.context), machine)
     seconds = []
     for step in range(WARM_UP_STEPS + TIMED_STEPS):
         dist.barrier()

@@ -23,12 +23,14 @@ from sharelm.store import open_store
 from sharelm.study import Study, Trial, arms, comparisons, trials
 from sharelm.study.load import study_from_tree
 from sharelm.study.training import Training
+from sharelm.training.commit import WEIGHTS
 from sharelm.training.engine import build_optimizer
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
 from sharelm.training.reshard import Piece, recut
+from sharelm.training.run import Figures, Run
 from sharelm.training.stability import stability
-from sharelm.training.trial import WEIGHTS, Figures, Run, train_trial
+from sharelm.training.trial import train_trial
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.small import TREE, RandomCorpus, RandomRows, small_study
 
