@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sharelm.model.recipes import Weights
+from sharelm.model.depth_matrices import Weights
 from sharelm.sharing import ModelShape
 
-Seen = tuple[Tensor, Tensor, Tensor | None] | None  # keys, values and the mask they need; None: not computed yet
-Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
+KeysValues = tuple[Tensor, Tensor, Tensor | None] | None  # keys, values and their mask; None: not computed yet
+ExtendCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 
 
 class Caches:
@@ -74,7 +74,7 @@ class Caches:
         """Forget, in each row, what stands behind its first `lengths` tokens."""
         self.lengths = list(lengths)
 
-    def at(self, depth: int) -> Extend:
+    def at(self, depth: int) -> ExtendCache:
         """How one depth stores its new keys and values and sees all of them."""
         return partial(self._extend, self.slots[depth])
 

@@ -58,8 +58,8 @@ def check_composition(sharing: Sharing) -> None:
             f"soft.weight = {soft.weight}, but the schedules put no two depths together; leave soft out, "
             "or let a schedule name a block twice"
         )
-    if sharing.lanes < 1:
-        raise InputError(f"lanes = {sharing.lanes}: the residual stream is at least 1 lane, which is the plain one")
+    if sharing.streams < 1:
+        raise InputError(f"streams = {sharing.streams} must be at least 1, which is the plain residual stream")
     if not 0 <= sharing.late < 1:
         raise InputError(f"late = {sharing.late} must be at least 0, which loops from the start, and below 1")
     if sharing.late and not (sharing.loop_starts and sharing.attention == sharing.feed_forward):

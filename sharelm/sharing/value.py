@@ -28,12 +28,12 @@ class Sharing:
       the main diagonal of every matrix, square or not (ResidualTransformer, arXiv 2310.02489);
     * `atoms`: mixtures of the stored blocks in place of one of them;
     * `ties` (kinds): feed-forward down = up^T; attention value = key^T and output = query^T;
-    * `norms`: the gains of looped blocks, shared or one set a depth;
+    * `norms`: the norm gains of looped blocks, shared or one set a depth;
     * `depth_embedding`: a vector of each depth is added to what enters it (Universal Transformer, 1807.03819);
     * `injection`: what entered the first loop is added to (or, through a matrix, mixed into) what enters every later
       one (Huginn, 2502.05171);
-    * `lanes`: the residual stream is this many, which each sub-layer of each depth reads, mixes and writes by weights
-      of its own (static hyper-connections, 2409.19606);
+    * `streams`: there are this many residual streams, which each sub-layer of each depth reads, mixes and writes by
+      weights of its own (static hyper-connections, 2409.19606);
     * `embedding`: the token embedding and the head;
     * `kv`: every depth its own keys and values (exact), or those of the `first` loop for all its later ones, in
       training too (Mixture-of-Recursions, 2507.10524), or one cache a block which in decoding holds the `last`
@@ -52,7 +52,7 @@ class Sharing:
     norms: Literal["shared", "per_depth"] = "shared"
     depth_embedding: bool = False
     injection: Literal["none", "additive", "linear"] = "none"
-    lanes: int = 1
+    streams: int = 1
     embedding: Embedding = field(default_factory=Embedding)
     kv: Literal["exact", "first", "last"] = "exact"
     late: float = 0.0
@@ -111,7 +111,7 @@ class Sharing:
         return schedule.index(schedule[depth])
 
     def depths(self, kind: str, part: str) -> list[int]:
-        """The depths at which this matrix or gain of a block is applied: not where keys and values are reused."""
+        """The depths at which this matrix or norm gain of a block is applied: not where keys and values are reused."""
         reused = kind == "attention" and self.kv == "first" and part in _KEYS
         return [depth for depth in range(self.depth) if not reused or self.first_reading(depth) == depth]
 
@@ -132,8 +132,8 @@ class Sharing:
         """How this kind mixes atoms: none, learned or fixed."""
         return self.atoms.attention if kind == "attention" else self.atoms.feed_forward
 
-    def own_gains(self, kind: str) -> bool:
-        """Whether every depth has gains of its own in place of its block's."""
+    def norm_gains_per_depth(self, kind: str) -> bool:
+        """Whether every depth has norm gains of its own in place of its block's."""
         return self.norms == "per_depth" and bool(self.looped_depths(kind))
 
     @property

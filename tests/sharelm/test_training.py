@@ -157,7 +157,7 @@ def test_weights_scattered_over_workers_are_committed_whole(tmp_path: Path) -> N
 
 
 def _leave_parameters_unused(folder: str) -> None:
-    Decoder._touch = lambda model: torch.zeros(())  # type: ignore[method-assign]  # in a process of its own
+    Decoder._zero_from_unused = lambda model: torch.zeros(())  # type: ignore[method-assign]  # in a process of its own
     study = _late_study().decided(zero_stage=3)
     train_trial(study, trials(study)[SHARED], RandomCorpus(), "data", CPU, open_store(folder), _quiet)
 
