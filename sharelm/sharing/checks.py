@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING
 
 from sharelm.errors import InputError
+from sharelm.sharing.composition import Composition
 from sharelm.sharing.shape import KINDS, ModelShape
 
-if TYPE_CHECKING:
-    from sharelm.sharing.value import Sharing
 
-
-def check_composition(sharing: Sharing) -> None:
-    """Refuse what no shape can build."""
+def check_composition(sharing: Composition) -> None:
+    """Raise `InputError` for a composition that no shape can build."""
     low_rank = sharing.low_rank
     for kind in KINDS:
         rank, scale = sharing.rank(kind), getattr(low_rank, f"{kind}_scale")
@@ -74,8 +71,8 @@ def check_composition(sharing: Sharing) -> None:
         )
 
 
-def check_shape(shape: ModelShape, sharing: Sharing) -> None:
-    """Refuse what this shape cannot build."""
+def check_shape(shape: ModelShape, sharing: Composition) -> None:
+    """Raise `InputError` for a composition that this shape cannot build."""
     for kind in KINDS:
         most = max(min(size) for size in shape.matrices(kind).values())
         if sharing.rank(kind) > most:

@@ -212,7 +212,7 @@ def test_a_message_a_drawing_and_an_estimate_retrain_nothing(
         ("sharelm/model/blocks.py", "NORM_EPSILON = 1e-6", "NORM_EPSILON = 1e-5", {*ENTRIES}),
         ("sharelm/training/stability.py", "WINDOW = 32", "WINDOW = 64", {"train"}),
         ("sharelm/training/speed.py", "WARM_UP_STEPS, TIMED_STEPS = 5", "WARM_UP_STEPS, TIMED_STEPS = 6", {"speed"}),
-        ("sharelm/sharing/value.py", '"value": "key"', '"value": "query"', {*ENTRIES}),
+        ("sharelm/sharing/composition.py", '"value": "key"', '"value": "query"', {*ENTRIES}),
         ("sharelm/evaluation/items.py", "PASSAGE_CHARACTERS = 300", "PASSAGE_CHARACTERS = 200", {"score"}),
         ("sharelm/cost/measurement.py", '"cuda": 3.0', '"cuda": 2.0', {"cost"}),
         ("sharelm/cost/money.py", "SECONDS_PER_HOUR = 3600", "SECONDS_PER_HOUR = 60", {"cost"}),
