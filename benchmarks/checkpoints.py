@@ -18,8 +18,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from benchmarks.peers import join_alone, run_of
 from benchmarks.plain import GPU, RandomRows, Setting
+from benchmarks.runs import join_alone, run_of
 from sharelm.sharing import ModelShape
 from sharelm.store import Store, open_store
 from sharelm.training.checkpoint import Checkpoints, Progress, discard

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.peers import run_of, study_of
 from benchmarks.plain import DEVICE, RandomRows, Setting, batch_of
+from benchmarks.runs import run_of, study_of
 from sharelm.model import Decoder
 from sharelm.model.compiling import AS_WRITTEN
 from sharelm.training.engine import repeat_to_the_bit

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.peers import SETTINGS
 from benchmarks.plain import DEVICE, Setting, call_seconds
+from benchmarks.runs import SETTINGS
 from sharelm.model.attention import FlexCausalAttention, flex_causal_attention
 from sharelm.training.engine import repeat_to_the_bit
 
