@@ -1,4 +1,4 @@
-"""The decoder that a shape and a sharing make. It reads the value and knows no scheme by name."""
+"""The decoder of a shape and a sharing. It reads the sharing as a value and knows no scheme by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One depth, as a function of tensors alone: compiled once, it serves every depth of every model of that shape."""
+"""One depth as a function of tensors alone, so that one compilation serves every depth of every model of a shape."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from sharelm.sharing.degrees import STRICT, Atoms, Embedding, LowRank, SoftTying
 from sharelm.sharing.schedules import Schedule
 from sharelm.sharing.shape import KINDS, Kind, ModelShape
 
-# Inside one block: the matrix that is not stored, and the one whose transpose it is (HaLViT, HaLLM).
+# In one block: the matrix that is not stored, and the matrix it is the transpose of (HaLViT, HaLLM).
 _TRANSPOSES = {"attention": {"value": "key", "output": "query"}, "feed_forward": {"down": "up"}}
-_KEYS = ("key", "value", "key_norm")  # what only a depth with keys of its own applies
+_KEYS = ("key", "value", "key_norm")  # applied only by depths that compute keys and values of their own
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Composition:
     soft: SoftTying = field(default_factory=SoftTying)
 
     def groups(self, kind: str) -> Schedule:
-        """The schedule as said."""
+        """The schedule as given, which under soft tying groups the depths that are pulled together."""
         return self.attention if kind == "attention" else self.feed_forward
 
     def schedule(self, kind: str) -> Schedule:
@@ -94,7 +94,7 @@ class Composition:
         return schedule.index(schedule[depth])
 
     def depths(self, kind: str, part: str) -> list[int]:
-        """The depths at which this matrix or norm gain of a block is applied: not where keys and values are reused."""
+        """The depths that apply this matrix or norm gain: a depth that reuses keys and values skips theirs."""
         reused = kind == "attention" and self.kv == "first" and part in _KEYS
         return [depth for depth in range(self.depth) if not reused or self.first_reading(depth) == depth]
 
@@ -136,7 +136,7 @@ class Composition:
 
     @property
     def cache_slots(self) -> tuple[int, ...]:
-        """Which key-value cache each depth uses: its own, or its attention block's."""
+        """The key-value cache that each depth uses: its own, or one for its attention block."""
         return tuple(range(self.depth)) if self.kv == "exact" else self.schedule("attention")
 
     def embedding_width(self, shape: ModelShape) -> int:

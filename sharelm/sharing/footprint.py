@@ -120,12 +120,12 @@ def _stream_flops(shape: ModelShape, sharing: Sharing) -> int:
 
 
 def _activations(shape: ModelShape, sharing: Sharing, recompute: bool) -> int:
-    """Elements that a token leaves for the backward pass, as PyTorch keeps them without compiling; dropout's masks and
-    merged matrices and the head's gradient, which no token adds to, are left out.
+    """Elements that PyTorch keeps for the backward pass for each token, without compiling.
 
-    A norm keeps what it reads, that divided by its size, the size, and what it gives (of heads: what it reads, the
-    size, and what it gives); a product what it reads; attention queries, keys, values, a log-sum a head, and its
-    result.
+    Dropout's masks are left out, and so are merged matrices and the head's gradient, to which no token adds. A norm
+    keeps its input, its input divided by the root mean square, that root, and its output; a norm of heads keeps its
+    input, the root and its output. A matrix product keeps its input. Attention keeps queries, keys, values, a log-sum a
+    head, and its output.
     """
     width, queries, keys = shape.width, shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     norm = 3 * width + 1
@@ -148,7 +148,7 @@ def _activations(shape: ModelShape, sharing: Sharing, recompute: bool) -> int:
 
 
 def _phases(shape: ModelShape, sharing: Sharing, forward: int, depthless: int) -> tuple[tuple[float, int], ...]:
-    """Training's phases: before a late loop switches on a pass runs the plain depths alone."""
+    """The phases of training. Before a late loop switches on, a pass runs the plain depths alone."""
     if not sharing.late:
         return ((1.0, 3 * forward),)
     plain = sum(2 * shape.matrix_parameters(kind) for kind in KINDS) + 4 * shape.width * shape.context
@@ -157,6 +157,7 @@ def _phases(shape: ModelShape, sharing: Sharing, forward: int, depthless: int) -
 
 
 def _kind(shape: ModelShape, sharing: Sharing, kind: str) -> _Sum:
+    """The counts of one sub-layer kind over all depths."""
     total, blocks, tied = _Sum(), sharing.blocks(kind), sharing.tied(kind)
     coefficients = sharing.coefficients(kind)
     for name, size in shape.matrices(kind).items():
