@@ -36,6 +36,24 @@ def rotary_table(shape: ModelShape, device: torch.device) -> Tensor:
     return torch.stack((angles.cos().repeat(1, 2), sines))
 
 
+class RotaryTable:
+    """The rotary table of a shape, made on the device where it is first read.
+
+    It is no buffer of a module: a buffer would be rounded to bf16 with the weights.
+    """
+
+    def __init__(self, shape: ModelShape) -> None:
+        self._shape = shape
+        self._table: Tensor | None = None
+
+    def at(self, positions: Tensor) -> Tensor:
+        """The rows of `positions` [B or 1, T], [2, B or 1, T, 1, head_width]."""
+        if self._table is None or self._table.device != positions.device:
+            with torch.inference_mode(False):  # training may use it later
+                self._table = rotary_table(self._shape, positions.device)
+        return self._table[:, positions][:, :, :, None]
+
+
 def qk_norm_rotary(heads: Tensor, gain: Tensor, rotary: Tensor) -> Tensor:
     """RMSNorm of every query or key head of `heads` [B, T, H, D], then the rotary embedding of its position.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sharelm.model import attention
-from sharelm.model.blocks import NORM_EPSILON, Block, depth_norm_gains, rms_norm, rotary_table, stored_blocks
+from sharelm.model.blocks import NORM_EPSILON, Block, RotaryTable, depth_norm_gains, rms_norm, stored_blocks
 from sharelm.model.caches import Caches, KeysValues
 from sharelm.model.compiling import AS_WRITTEN, compiled_functions
 from sharelm.model.depth import SubLayer, run_depth
@@ -76,7 +76,7 @@ class Decoder(nn.Module):
         self.injection = _optional_matrix(shape.width, 2 * shape.width, sharing.injection == "linear")
         self.hyper_connections = HyperConnections(sharing.depth, sharing.streams) if sharing.streams > 1 else None
         self._loop_starts = frozenset(sharing.loop_starts if sharing.injection != "none" else ())
-        self._rotary_table: Tensor | None = None  # no buffer: a buffer would be rounded to bf16 with the weights
+        self._rotary = RotaryTable(shape)
 
     @property
     def device(self) -> torch.device:
@@ -116,15 +116,6 @@ class Decoder(nn.Module):
                 self.injection.copy_(torch.eye(self.shape.width).repeat(1, 2))
         return self
 
-    def decayed(self) -> list[nn.Parameter]:
-        """The parameters that weight decay pulls to zero: matrices and low-rank factors, each stored one once.
-
-        Norm gains, diagonals, coefficients, depth embeddings, the injection and hyper-connections are left out: their
-        neutral value is not zero, or they are no matrices.
-        """
-        spared = (".diagonal.", ".coefficients.", "depth_embedding", "injection", "hyper_connections.")
-        return [p for name, p in self.named_parameters() if p.dim() > 1 and not any(part in name for part in spared)]
-
     def caches(self, batch: int, capacity: int) -> Caches:
         """Empty caches for `batch` rows of up to `capacity` tokens, on this model's device, in its precision."""
         return Caches(self.shape, self.sharing.cache_slots, batch, capacity, self.device, self.dtype)
@@ -135,13 +126,6 @@ class Decoder(nn.Module):
             "attention": self.attention_recipes.weights(self.attention_blocks, merged),
             "feed_forward": self.feed_forward_recipes.weights(self.feed_forward_blocks, merged),
         }
-
-    def _rotary(self, positions: Tensor) -> Tensor:
-        """The rotary table [2, B or 1, T, 1, head_width] of `positions` [B or 1, T]."""
-        if self._rotary_table is None or self._rotary_table.device != positions.device:
-            with torch.inference_mode(False):  # training may use it later
-                self._rotary_table = rotary_table(self.shape, positions.device)
-        return self._rotary_table[:, positions][:, :, :, None]
 
     def _sub_layer(self, kind: Kind, depth: int, weights: dict[str, list[Weights]], rows: int) -> SubLayer:
         """What the sub-layer of this kind reads at this depth."""
@@ -174,7 +158,7 @@ class Decoder(nn.Module):
         else:
             positions = caches.begin(tokens.shape[1])
             caches.weights = weights = caches.weights or self.weights(merged=False)
-        hidden = self._run_depths(self._embed(tokens), weights, self._rotary(positions), caches)
+        hidden = self._run_depths(self._embed(tokens), weights, self._rotary.at(positions), caches)
         if caches is not None:
             caches.end()
         return rms_norm(hidden, self.final_norm.weight)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharelm.errors import ShareLMError
 from sharelm.model import Decoder
@@ -101,6 +101,16 @@ def deepspeed_config(training: Training, context: int, world: int, precision: st
     }
 
 
+def decayed_parameters(model: Decoder) -> list[nn.Parameter]:
+    """The parameters that weight decay pulls to zero: matrices and low-rank factors, each stored one once.
+
+    Norm gains, diagonals, coefficients, depth embeddings, the injection and hyper-connections are left out: their
+    neutral value is not zero, or they are no matrices.
+    """
+    spared = (".diagonal.", ".coefficients.", "depth_embedding", "injection", "hyper_connections.")
+    return [p for name, p in model.named_parameters() if p.dim() > 1 and not any(part in name for part in spared)]
+
+
 def build_optimizer(model: Decoder, training: Training, device: torch.device) -> torch.optim.Optimizer:
     """AdamW, or Muon for the matrices of blocks and AdamW for the rest. Weight decay is on matrices only.
 
@@ -109,7 +119,7 @@ def build_optimizer(model: Decoder, training: Training, device: torch.device) ->
     """
     muon = block_matrices(model) if training.optimizer == "muon" else []
     taken = {id(p) for p in muon}
-    decayed = [p for p in model.decayed() if id(p) not in taken]
+    decayed = [p for p in decayed_parameters(model) if id(p) not in taken]
     known = taken | {id(p) for p in decayed}
     adamw = torch.optim.AdamW(
         [

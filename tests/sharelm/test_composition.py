@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sharelm.model import Decoder, generate
 from sharelm.model.depth_matrices import truncated_svd
 from sharelm.sharing import KINDS, Atoms, LowRank, Sharing, build_sharing
+from sharelm.training.engine import decayed_parameters
 from sharelm.training.regularise import scale_gradients
 from tests.sharelm.models import SHAPE, SHARINGS, compositions, decoder, fitting, random_tokens
 from tests.sharelm.reference import reference_logits
@@ -281,8 +282,8 @@ def test_decay_is_of_matrices_each_once():
         CYCLE, low_rank=LowRank(2, 2), diagonal=KINDS, atoms=Atoms("learned"), depth_embedding=True, injection="linear"
     )
     model = Decoder(SHAPE, sharing)
-    decayed = {id(p) for p in model.decayed()}
+    decayed = {id(p) for p in decayed_parameters(model)}
     names = {name.split(".")[-2] for name, p in model.named_parameters() if id(p) not in decayed and "." in name}
     assert names == {"norm", "query_norm", "key_norm", "final_norm", "diagonal", "coefficients"}
-    assert len(decayed) == len(model.decayed()) == 1 + 2 * 7 + 2 * 7  # embedding; blocks; factors
+    assert len(decayed) == len(decayed_parameters(model)) == 1 + 2 * 7 + 2 * 7  # embedding; blocks; factors
     assert Sharing(CYCLE.attention, CYCLE.feed_forward) == CYCLE
