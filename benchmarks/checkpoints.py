@@ -18,11 +18,12 @@ from typing import Any
 
 import torch.distributed as dist
 
-from benchmarks.peers import join_alone, run_of
 from benchmarks.plain import GPU, RandomRows, Setting
+from benchmarks.runs import join_alone, run_of
 from sharelm.sharing import ModelShape
 from sharelm.store import Store, open_store
 from sharelm.training.checkpoint import Checkpoints, Progress, discard
+from sharelm.training.loop import Loop
 
 CONTEXT, VOCABULARY = (256, 16_384) if GPU else (64, 2048)
 APART_SECONDS = 120
@@ -63,14 +64,15 @@ def measure(way: str, setting: Setting, steps: int, every: int, store: Store) ->
     """Train once in this way."""
     tokens = setting.sequences * CONTEXT * steps
     settings = {"tokens": tokens, "warmup_steps": 2, "checkpoint_steps": steps if way == "none" else every}
-    run = run_of(setting, "independent", RandomRows(setting.model), store, **settings)
-    run.checkpoints = timed = Timed(run.engine, store, run.study.name, "benchmark")
+    run = run_of(setting, "independent", RandomRows(setting.model), **settings)
+    loop = Loop(run, store, "benchmark")
+    loop.checkpoints = timed = Timed(run.engine, store, run.study.name, "benchmark")
     timed.waiting, timed.saves, timed.waited = way == "waited for", [], 0.0
     run.step(0).read()  # the first step is slow
     started = time.perf_counter()
-    run.train(lambda *_: None)
+    loop.train(lambda *_: None)
     seconds = time.perf_counter() - started
-    run.close()
+    loop.close()
     discard(store, run.study.name, "benchmark")
     return {
         "way": way,

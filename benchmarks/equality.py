@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.peers import run_of, study_of
 from benchmarks.plain import DEVICE, RandomRows, Setting, batch_of
+from benchmarks.runs import run_of, study_of
 from sharelm.model import Decoder
-from sharelm.model.depth import run_depth
+from sharelm.model.compiling import AS_WRITTEN
 from sharelm.training.engine import repeat_to_the_bit
 
 EQUAL_STEPS = 200
@@ -33,7 +33,7 @@ def losses(setting: Setting, scheme: str, attentions: list[SDPBackend]) -> np.nd
     """Losses over 200 steps as a trial is trained or, where attentions of torch's are named, in eager mode."""
     run = run_of(setting, scheme, RandomRows(setting.model))
     if attentions:
-        run.passes, run.model._run_depth, run.model._flexible = {}, run_depth, False
+        run.graphs, run.model._functions = {}, AS_WRITTEN
         run.model.forward = partial(whole_logits, run.model)
     with sdpa_kernel(attentions) if attentions else nullcontext():
         found = np.array([run.step(step).read()[0] for step in range(EQUAL_STEPS)])

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.peers import SETTINGS
 from benchmarks.plain import DEVICE, Setting, call_seconds
-from sharelm.model.attention import Causal, causal
+from benchmarks.runs import SETTINGS
+from sharelm.model.attention import FlexCausalAttention, flex_causal_attention
 from sharelm.training.engine import repeat_to_the_bit
 
 LARGEST_FP8 = 448.0  # of e4m3
@@ -67,8 +67,11 @@ def attention_rows(name: str, setting: Setting) -> list[dict[str, Any]]:
         with sdpa_kernel(backend):
             rows.append(row(kernel, lambda *parts: F.scaled_dot_product_attention(*parts, is_causal=True)))
     repeat_to_the_bit()
-    ours = causal(shape.context, shape.head_width, query.device)
-    for kernel, look in (("FlexAttention, torch's choice", Causal(ours.mask, {})), ("FlexAttention, ours", ours)):
+    ours = flex_causal_attention(shape.context, shape.head_width, query.device)
+    for kernel, look in (
+        ("FlexAttention, torch's choice", FlexCausalAttention(ours.mask, {})),
+        ("FlexAttention, ours", ours),
+    ):
         torch._dynamo.reset()
         rows.append(row(kernel, torch.compile(look, fullgraph=True, dynamic=False)))
     return rows

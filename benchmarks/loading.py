@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import SETTINGS, join_alone, run_of, stepping
 from benchmarks.plain import GPU, mean_seconds
+from benchmarks.runs import SETTINGS, join_alone, run_of, stepping
 from sharelm.data.shards import TokenRows, token_type
 
 TOKENS, SHARDS = (100_000_000, 3) if GPU else (200_000, 3)

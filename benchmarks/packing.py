@@ -14,8 +14,8 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.peers import SETTINGS, join_alone, run_of, stepping
 from benchmarks.plain import GPU, RandomRows, synchronise
+from benchmarks.runs import SETTINGS, join_alone, run_of, stepping
 
 WARM_UP = 20
 SHAPES = ("tiny", "mini", "midi", "small", "study-12k", "study")

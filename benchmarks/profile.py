@@ -17,8 +17,9 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.peers import SCHEMES, SETTINGS, ceilings, join_alone, run_of, stepping
+from benchmarks.peers import ceilings
 from benchmarks.plain import RandomRows, mean_seconds, synchronise
+from benchmarks.runs import SCHEMES, SETTINGS, join_alone, run_of, stepping
 
 WARM_UP, STEPS, LONGEST = 10, 10, 12
 KINDS = {  # the first that matches

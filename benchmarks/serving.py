@@ -21,7 +21,7 @@ from sharelm.machine import Machine
 from sharelm.store import Store, open_store
 from sharelm.store.studies import latest_study
 from sharelm.study import Study
-from sharelm.training.trial import MODELS, WEIGHTS
+from sharelm.training.commit import MODELS, WEIGHTS
 
 WAYS = {"graphed": graphed, "one by one": lambda request: request.steps()}
 

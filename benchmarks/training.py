@@ -18,8 +18,8 @@ import sys
 import tempfile
 from typing import Any
 
-from benchmarks.peers import SCHEMES, SETTINGS, study_of
 from benchmarks.plain import GPU
+from benchmarks.runs import SCHEMES, SETTINGS, study_of
 
 DATASHEET_TFLOPS = 990
 PEERS = ("eager", "compiled", "gpt2", "trainer", "loop", "deepspeed", "ray", "fast", "two-passes")

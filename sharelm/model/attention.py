@@ -1,7 +1,7 @@
 """Causal attention of whole sequences while a GPU trains, by torch's FlexAttention (arXiv 2412.05496).
 
-Of what torch has it is the quickest whose gradients have the same bits in every run. It needs to be compiled, so that
-all else takes torch's usual attention.
+It is the quickest attention of torch's whose gradients have the same bits in every run. It has to be compiled, so that
+evaluation, decoding and CPUs use torch's `scaled_dot_product_attention`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from sharelm.sharing import ModelShape
 
-SMALLEST_HEAD = 16  # of matrix instructions
-CAUSAL: dict[str, int] = {
-    "FORCE_USE_FLEX_ATTENTION": True,  # short sequences too: what torch has for these reads past them with our cuts
+SMALLEST_HEAD_WIDTH = 16  # of matrix instructions
+KERNEL_OPTIONS: dict[str, int] = {
+    "FORCE_USE_FLEX_ATTENTION": True,  # torch's kernel for short sequences reads out of bounds with HOPPER_BLOCKS
     "BLOCKS_ARE_CONTIGUOUS": True,
     "ROWS_GUARANTEED_SAFE": True,  # every query sees itself
 }
-HOPPER = {  # for heads of up to 64; on an H100 quicker than torch's own choice (docs/results/training)
+HOPPER_BLOCKS = {  # for heads of up to 64; on an H100 quicker than torch's own choice (docs/results/training)
     "fwd_BLOCK_M": 64,
     "fwd_BLOCK_N": 64,
     "fwd_num_warps": 4,
@@ -35,38 +35,39 @@ HOPPER = {  # for heads of up to 64; on an H100 quicker than torch's own choice 
 }
 
 
-class Causal(NamedTuple):
-    """Which blocks of keys each block of queries looks at, and how the kernels are to be cut."""
+class FlexCausalAttention(NamedTuple):
+    """Causal attention with a block mask and the options of its kernels."""
 
     mask: BlockMask
-    kernels: dict[str, int]
+    kernel_options: dict[str, int]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Grouped-query attention of `query` [B, heads, T, D] to `key` and `value` [B, kv heads, T, D]."""
-        kernels: Any = self.kernels
-        mixed = flex_attention(query, key, value, block_mask=self.mask, enable_gqa=True, kernel_options=kernels)
+        options: Any = self.kernel_options
+        mixed = flex_attention(query, key, value, block_mask=self.mask, enable_gqa=True, kernel_options=options)
         assert isinstance(mixed, Tensor)
         return mixed
 
 
-def is_for(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether FlexAttention serves this model there: on matrix instructions for bf16, which begin with Ampere."""
+def is_supported(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether FlexAttention serves this model there: bf16 on an NVIDIA GPU from Ampere on."""
     return (
         device.type == "cuda"
-        and torch.version.hip is None  # its capabilities are other machines'
+        and torch.version.hip is None  # AMD's capabilities count otherwise
         and torch.cuda.get_device_capability(device) >= (8, 0)
         and dtype == torch.bfloat16
-        and shape.head_width >= SMALLEST_HEAD
+        and shape.head_width >= SMALLEST_HEAD_WIDTH
     )
 
 
 @cache  # one mask for all models of a process, so that they share compiled code
-def causal(length: int, head_width: int, device: torch.device) -> Causal:
+def flex_causal_attention(length: int, head_width: int, device: torch.device) -> FlexCausalAttention:
     """Causal attention within sequences of this length."""
-    mask = create_block_mask(_earlier, None, None, length, length, device=device)
-    hopper = torch.cuda.get_device_capability(device) == (9, 0) and head_width <= 64
-    return Causal(mask, CAUSAL | HOPPER if hopper else CAUSAL)
+    mask = create_block_mask(_is_visible, None, None, length, length, device=device)
+    on_hopper = torch.cuda.get_device_capability(device) == (9, 0) and head_width <= 64
+    return FlexCausalAttention(mask, KERNEL_OPTIONS | HOPPER_BLOCKS if on_hopper else KERNEL_OPTIONS)
 
 
-def _earlier(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+def _is_visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """Whether the query at this position sees the key at that position."""
     return query >= key

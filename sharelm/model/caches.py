@@ -1,7 +1,7 @@
-"""Key-value caches: one a depth, for a looped block is called with other inputs in every loop, unless loops share one.
+"""Key-value caches. Every depth has its own, as a looped block has other inputs in every loop, unless loops share one.
 
-Rows may hold different numbers of tokens. A batch of uneven prompts is padded on the right: causal attention
-never looks at the padding, `keep` forgets it, and what is decoded next is written over it.
+Rows may hold different numbers of tokens. A batch of uneven prompts is padded on the right. Causal attention never
+reads the padding, `keep` forgets it, and the next tokens are written over it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sharelm.model.recipes import Weights
+from sharelm.model.depth_matrices import Weights
 from sharelm.sharing import ModelShape
 
-Seen = tuple[Tensor, Tensor, Tensor | None] | None  # keys, values and the mask they need; None: not computed yet
-Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
+KeysValues = tuple[Tensor, Tensor, Tensor | None] | None  # keys, values and their mask; None: not computed yet
+ExtendCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 
 
 class Caches:
     """Preallocated keys and values [slots, B, kv_heads, capacity, head_width] of a batch of rows.
 
-    `slots` says which of them each depth uses.
+    `slots` has the slot that each depth uses.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Caches:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.slots = slots
-        self.weights: dict[str, list[Weights]] | None = None  # what the model made for its first pass over them
+        self.weights: dict[str, list[Weights]] | None = None  # made by the model in its first pass with these caches
         size = (max(slots) + 1, batch, shape.kv_heads, capacity, shape.head_width)
         self.keys = torch.zeros(size, device=device, dtype=dtype)
         self.values = torch.zeros(size, device=device, dtype=dtype)
@@ -67,19 +67,19 @@ class Caches:
         return self._positions
 
     def end(self) -> None:
-        """The new tokens are in at every depth."""
+        """Count the new tokens, which every depth has stored."""
         self.lengths = [length + self._new for length in self.lengths]
 
     def keep(self, lengths: list[int]) -> None:
-        """Forget, in each row, what stands behind its first `lengths` tokens."""
+        """Forget, in each row, everything after its first `lengths` tokens."""
         self.lengths = list(lengths)
 
-    def at(self, depth: int) -> Extend:
-        """How one depth stores its new keys and values and sees all of them."""
+    def at(self, depth: int) -> ExtendCache:
+        """The function by which one depth stores its new keys and values and gets all of them."""
         return partial(self._extend, self.slots[depth])
 
     def _extend(self, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store new keys and values [B, kv_heads, T, head_width]; returns all, and a mask where one is needed."""
+        """Store new keys and values [B, kv_heads, T, head_width]; returns all of them, and a mask where needed."""
         keys, values = self.keys[slot], self.values[slot]
         used = max(self.lengths) + self._new
         if len(self._positions) == 1:

@@ -1,4 +1,4 @@
-"""One depth, as a function of tensors alone: compiled once, it serves every depth of every model of that shape."""
+"""One depth as a function of tensors alone, so that one compilation serves every depth of every model of a shape."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from sharelm.model.attention import Causal
-from sharelm.model.blocks import Gains, attend, feed_forward
-from sharelm.model.caches import Extend, Seen
-from sharelm.model.lanes import Connections, enter, leave
-from sharelm.model.recipes import Weights
+from sharelm.model.attention import FlexCausalAttention
+from sharelm.model.blocks import NormGains, attend, feed_forward
+from sharelm.model.caches import ExtendCache, KeysValues
+from sharelm.model.depth_matrices import Weights
+from sharelm.model.hyper_connections import Connections, read_streams, write_streams
 
 
 class SubLayer(NamedTuple):
     """What one sub-layer of one depth reads."""
 
-    gains: Gains
+    norm_gains: NormGains
     weights: Weights
-    connections: Connections | None  # to the lanes, where there are several
-    kept: Tensor | None  # [B, 1, 1]: 0 where stochastic depth drops it, else 1 / (rate of being kept)
+    connections: Connections | None  # to the streams, where there are several
+    keep_scale: Tensor | None  # [B, 1, 1]: 0 where stochastic depth drops it, else 1 / (rate of being kept)
 
 
 def run_depth(
@@ -30,29 +30,34 @@ def run_depth(
     rotary: Tensor,
     head_width: int,
     dropout: float = 0.0,
-    seen: Seen = None,
-    reused: bool = False,
-    causal: Causal | None = None,
-    extend: Extend | None = None,
-) -> tuple[Tensor, Seen]:
-    """`hidden` [B, T, width], or [lanes, B, T, width], after both sub-layers; and the keys and values looked at.
+    keys_values: KeysValues = None,
+    return_keys_values: bool = False,
+    flex: FlexCausalAttention | None = None,
+    extend: ExtendCache | None = None,
+) -> tuple[Tensor, KeysValues]:
+    """`hidden` [B, T, width], or [streams, B, T, width], after both sub-layers; and the keys and values attended to.
 
-    The latter only where they are `reused`: as a result they would cost the backward pass two gradients of zeros.
+    Arguments are those of `attend`. Keys and values are returned only where `return_keys_values` asks for them: a
+    result that nothing reads would cost the backward pass two gradients of zeros.
     """
-    entered = _enter(hidden, attention)
-    change, seen = attend(entered, attention.gains, attention.weights, rotary, head_width, causal, extend, seen)
-    hidden = _leave(hidden, attention, change, dropout)
-    change = feed_forward(_enter(hidden, feedforward), feedforward.gains, feedforward.weights)
-    return _leave(hidden, feedforward, change, dropout), seen if reused else None
+    inside = _read(hidden, attention)
+    change, keys_values = attend(
+        inside, attention.norm_gains, attention.weights, rotary, head_width, flex, extend, keys_values
+    )
+    hidden = _write(hidden, attention, change, dropout)
+    change = feed_forward(_read(hidden, feedforward), feedforward.norm_gains, feedforward.weights)
+    return _write(hidden, feedforward, change, dropout), keys_values if return_keys_values else None
 
 
-def _enter(hidden: Tensor, part: SubLayer) -> Tensor:
-    return hidden if part.connections is None else enter(hidden, part.connections)
+def _read(hidden: Tensor, part: SubLayer) -> Tensor:
+    """The input of a sub-layer: the residual stream, or what it reads of several."""
+    return hidden if part.connections is None else read_streams(hidden, part.connections)
 
 
-def _leave(hidden: Tensor, part: SubLayer, change: Tensor, dropout: float) -> Tensor:
+def _write(hidden: Tensor, part: SubLayer, change: Tensor, dropout: float) -> Tensor:
+    """The residual stream, or several, after a sub-layer added `change`, of which a part may be dropped."""
     if dropout:
         change = F.dropout(change, dropout)
-    if part.kept is not None:
-        change = change * part.kept
-    return hidden + change if part.connections is None else leave(hidden, part.connections, change)
+    if part.keep_scale is not None:
+        change = change * part.keep_scale
+    return hidden + change if part.connections is None else write_streams(hidden, part.connections, change)

@@ -11,7 +11,7 @@ from sharelm.model.decoder import Decoder
 
 @torch.inference_mode()
 def generate(model: Decoder, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
-    """The `new_tokens` tokens that greedily follow each prompt, as if each were alone.
+    """The `new_tokens` tokens that greedily follow each prompt, the same as if it were generated alone.
 
     Raises `InputError` for an empty prompt and for one that leaves no room in the model's context.
     """
@@ -43,4 +43,5 @@ def generate(model: Decoder, prompts: list[list[int]], new_tokens: int) -> list[
 
 
 def _greedy(logits: Tensor) -> Tensor:
+    """The likeliest token of each row, [B, 1]."""
     return logits.argmax(dim=-1, keepdim=True)

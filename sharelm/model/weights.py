@@ -26,7 +26,9 @@ def save_weights(model: Decoder, path: str | Path, dtype: torch.dtype | None = N
         for name, tensor in model.state_dict().items()
     }
     described = json.dumps({"shape": asdict(model.shape), "sharing": asdict(model.sharing)})
-    save_file(tensors, str(path), metadata={HEADER: described})  # one key: safetensors writes several in any order
+    save_file(
+        tensors, str(path), metadata={HEADER: described}
+    )  # one key: safetensors writes several keys in varying order
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu", precision: str | None = None) -> Decoder:

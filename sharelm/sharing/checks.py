@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING
 
 from sharelm.errors import InputError
+from sharelm.sharing.composition import Composition
 from sharelm.sharing.shape import KINDS, ModelShape
 
-if TYPE_CHECKING:
-    from sharelm.sharing.value import Sharing
 
-
-def check_composition(sharing: Sharing) -> None:
-    """Refuse what no shape can build."""
+def check_composition(sharing: Composition) -> None:
+    """Raise `InputError` for a composition that no shape can build."""
     low_rank = sharing.low_rank
     for kind in KINDS:
         rank, scale = sharing.rank(kind), getattr(low_rank, f"{kind}_scale")
@@ -58,8 +55,8 @@ def check_composition(sharing: Sharing) -> None:
             f"soft.weight = {soft.weight}, but the schedules put no two depths together; leave soft out, "
             "or let a schedule name a block twice"
         )
-    if sharing.lanes < 1:
-        raise InputError(f"lanes = {sharing.lanes}: the residual stream is at least 1 lane, which is the plain one")
+    if sharing.streams < 1:
+        raise InputError(f"streams = {sharing.streams} must be at least 1, which is the plain residual stream")
     if not 0 <= sharing.late < 1:
         raise InputError(f"late = {sharing.late} must be at least 0, which loops from the start, and below 1")
     if sharing.late and not (sharing.loop_starts and sharing.attention == sharing.feed_forward):
@@ -74,8 +71,8 @@ def check_composition(sharing: Sharing) -> None:
         )
 
 
-def check_shape(shape: ModelShape, sharing: Sharing) -> None:
-    """Refuse what this shape cannot build."""
+def check_shape(shape: ModelShape, sharing: Composition) -> None:
+    """Raise `InputError` for a composition that this shape cannot build."""
     for kind in KINDS:
         most = max(min(size) for size in shape.matrices(kind).values())
         if sharing.rank(kind) > most:

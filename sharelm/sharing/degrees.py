@@ -16,9 +16,9 @@ Coefficients = Literal["none", "learned", "fixed"]
 class LowRank:
     """W + scale x B A at every depth that reads a looped block (relaxed recursion, arXiv 2410.20672).
 
-    `attention` and `feed_forward` are the ranks (0: none; at most the smaller side of a matrix is used). A and B
-    belong to one depth. B starts at zero, or both from the truncated SVD of the difference between the depth's own
-    independent draw and the block it reads.
+    `attention` and `feed_forward` are the ranks. Rank 0 is no delta; a matrix uses at most its smaller side. A and B
+    belong to one depth. Either B starts at zero, or A and B start from the truncated SVD of the difference between the
+    depth's own independent draw and the block it reads.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -34,8 +34,8 @@ class Atoms:
     """W_l = sum over s of c_ls D_s for each matrix: a kind's stored blocks are its atoms D (MASA, arXiv 2508.04581;
     Basis Sharing, 2410.03765).
 
-    Coefficients start one-hot at the schedule, so that training starts from the model of the schedule; fixed ones
-    stay there.
+    Coefficients start one-hot at the schedule's block, so that training starts from the model of the schedule. Fixed
+    coefficients stay there.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -60,8 +60,8 @@ class Embedding:
 class SoftTying:
     """Every depth keeps a block of its own, pulled towards the mean of the depths that the schedule would let share.
 
-    The penalty is weight / 2 x sum of |W_l - mean|^2 over the matrices as stored; the weight runs in a straight line to
-    `final_weight` over training (None: stays). What distances the data settles on says how much sharing it wants.
+    The penalty is weight / 2 x sum of |W_l - mean|^2 over the matrices as stored. The weight changes linearly to
+    `final_weight` over training (None: it stays). The distances after training show how much sharing the data allows.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT

@@ -54,13 +54,13 @@ def degrees(sharing: Sharing) -> list[str]:
                 f"{_words(kind)}: {', '.join(f'{one} = {other}^T' for one, other in sharing.tied(kind).items())}"
             )
     if sharing.norms == "per_depth":
-        said.append("gains of each depth")
+        said.append("norm gains of each depth")
     if sharing.depth_embedding:
         said.append("depth embeddings")
     if sharing.injection != "none":
         said.append(f"{sharing.injection} injection into every later loop")
-    if sharing.lanes > 1:
-        said.append(f"{sharing.lanes} lanes with hyper-connections")
+    if sharing.streams > 1:
+        said.append(f"{sharing.streams} streams with hyper-connections")
     if sharing.embedding.width:
         said.append(f"embedding of width {sharing.embedding.width}")
     if sharing.embedding.head == "untied":

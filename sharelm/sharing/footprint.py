@@ -114,49 +114,50 @@ class _Sum:
     read: int = 0
 
 
-def _lane_flops(shape: ModelShape, sharing: Sharing) -> int:
-    """FLOPs of a token that one depth's two sub-layers spend on making their input of lanes and on mixing the lanes."""
-    return 2 * 2 * (sharing.lanes + sharing.lanes**2) * shape.width if sharing.lanes > 1 else 0
+def _stream_flops(shape: ModelShape, sharing: Sharing) -> int:
+    """FLOPs a token of one depth's two sub-layers to read the residual streams and to mix them."""
+    return 2 * 2 * (sharing.streams + sharing.streams**2) * shape.width if sharing.streams > 1 else 0
 
 
 def _activations(shape: ModelShape, sharing: Sharing, recompute: bool) -> int:
-    """Elements that a token leaves for the backward pass, as PyTorch keeps them without compiling; dropout's masks and
-    merged matrices and the head's gradient, which no token adds to, are left out.
+    """Elements that PyTorch keeps for the backward pass for each token, without compiling.
 
-    A norm keeps what it reads, that divided by its size, the size, and what it gives (of heads: what it reads, the
-    size, and what it gives); a product what it reads; attention queries, keys, values, a log-sum a head, and its
-    result.
+    Dropout's masks are left out, and so are merged matrices and the head's gradient, to which no token adds. A norm
+    keeps its input, its input divided by the root mean square, that root, and its output; a norm of heads keeps its
+    input, the root and its output. A matrix product keeps its input. Attention keeps queries, keys, values, a log-sum a
+    head, and its output.
     """
     width, queries, keys = shape.width, shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     norm = 3 * width + 1
-    lanes = sharing.lanes * width if sharing.lanes > 1 else 0
+    streams = sharing.streams * width if sharing.streams > 1 else 0
     factorised = sharing.embedding.width or 0
     kept = norm + 2 * factorised  # final norm, the loss's gradient, what the embedding's factor reads
     own_keys = sharing.depths("attention", "key")
     if recompute:
-        kept += sharing.depth * (sharing.lanes * width)
+        kept += sharing.depth * (sharing.streams * width)
         reused = set(own_keys) & set(sharing.looped_depths("attention")) if sharing.kv == "first" else set()
         kept += 2 * keys * len(reused)
     else:
         gated = 4 if shape.activation == "swiglu" else 2
         kept += sharing.depth * (2 * norm + 3 * queries + 2 * shape.heads + gated * shape.feed_forward)
         kept += len(own_keys) * (3 * keys + shape.kv_heads)
-        kept += sharing.depth * 2 * (lanes + width) if lanes else 0
+        kept += sharing.depth * 2 * (streams + width) if streams else 0
     if sharing.injection == "linear":
-        kept += 2 * width * sharing.lanes * max(0, len(sharing.loop_starts) - 1)
+        kept += 2 * width * sharing.streams * max(0, len(sharing.loop_starts) - 1)
     return kept
 
 
 def _phases(shape: ModelShape, sharing: Sharing, forward: int, depthless: int) -> tuple[tuple[float, int], ...]:
-    """Training's phases: before a late loop switches on a pass runs the plain depths alone."""
+    """The phases of training. Before a late loop switches on, a pass runs the plain depths alone."""
     if not sharing.late:
         return ((1.0, 3 * forward),)
     plain = sum(2 * shape.matrix_parameters(kind) for kind in KINDS) + 4 * shape.width * shape.context
-    plain += _lane_flops(shape, sharing)
+    plain += _stream_flops(shape, sharing)
     return (sharing.late, 3 * (len(sharing.plain_depths) * plain + depthless)), (1 - sharing.late, 3 * forward)
 
 
 def _kind(shape: ModelShape, sharing: Sharing, kind: str) -> _Sum:
+    """The counts of one sub-layer kind over all depths."""
     total, blocks, tied = _Sum(), sharing.blocks(kind), sharing.tied(kind)
     coefficients = sharing.coefficients(kind)
     for name, size in shape.matrices(kind).items():
@@ -176,9 +177,9 @@ def _kind(shape: ModelShape, sharing: Sharing, kind: str) -> _Sum:
             total.merged += applied * weights
             total.merge_pass += 2 * applied * blocks * weights
             total.merge_request += 2 * applied * blocks * weights
-    for name, gain in shape.gains(kind).items():
+    for name, gain in shape.norm_gains(kind).items():
         applied = len(sharing.depths(kind, name))
-        total.stored += gain * (applied if sharing.own_gains(kind) else blocks)
+        total.stored += gain * (applied if sharing.norm_gains_per_depth(kind) else blocks)
         total.written_out += gain * applied
         total.read += gain * applied
     return total
@@ -197,12 +198,12 @@ def footprint(shape: ModelShape, sharing: Sharing) -> Footprint:
     embedding = head * (2 if sharing.embedding.head == "untied" else 1)
     mixing = 2 * shape.width**2 if sharing.injection == "linear" else 0
     vectors = depth * shape.width if sharing.depth_embedding else 0
-    lanes = sharing.lanes
-    connections = 2 * (lanes**2 + 2 * lanes) if lanes > 1 else 0  # of one depth
+    streams = sharing.streams
+    connections = 2 * (streams**2 + 2 * streams) if streams > 1 else 0  # of one depth
     rest = embedding + shape.width + mixing + vectors + depth * connections  # with the final norm
     injections = max(0, len(sharing.loop_starts) - 1)
-    body = 2 * (sum(kind.applied for kind in kinds) + mixing * injections * lanes + projection)
-    body += depth * _lane_flops(shape, sharing)
+    body = 2 * (sum(kind.applied for kind in kinds) + mixing * injections * streams + projection)
+    body += depth * _stream_flops(shape, sharing)
     score = 4 * depth * shape.heads * shape.head_width
     forward = body + 2 * head + score * shape.context
     return Footprint(

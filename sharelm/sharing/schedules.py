@@ -8,7 +8,7 @@ Schedule = tuple[int, ...]
 
 
 def check_schedule(kind: str, schedule: Schedule, stored: int | None = None) -> None:
-    """Refuse a schedule that is empty, reads a block that is not stored, or leaves one unread."""
+    """Raise `InputError` for a schedule that is empty, reads a block that is not stored, or leaves one unread."""
     if not schedule:
         raise InputError(f"{kind} is empty; a schedule needs one block index a depth")
     stored = max(schedule) + 1 if stored is None else stored

@@ -22,7 +22,8 @@ def _both(schedule: list[int]) -> Sharing:
     return Sharing(renumbered, renumbered)
 
 
-def _divided(depth: int, blocks: int) -> None:
+def _check_blocks(depth: int, blocks: int) -> None:
+    """Raise `InputError` for more blocks than depths, or none."""
     if not 1 <= blocks <= depth:
         raise InputError(f"blocks = {blocks} must lie between 1 and the depth, {depth}")
 
@@ -39,27 +40,28 @@ def albert(depth: int) -> Sharing:
 
 def sequence(depth: int, blocks: int) -> Sharing:
     """Depth i reads block floor(i*M/N): neighbours repeat (2104.06022; MobileLLM, 2402.14905)."""
-    _divided(depth, blocks)
+    _check_blocks(depth, blocks)
     return _both([i * blocks // depth for i in range(depth)])
 
 
 def cycle(depth: int, blocks: int) -> Sharing:
     """Depth i reads block i mod M: the whole stack loops (2104.06022; Ouro, 2510.25741)."""
-    _divided(depth, blocks)
+    _check_blocks(depth, blocks)
     return _both([i % blocks for i in range(depth)])
 
 
 def cycle_reversed(depth: int, blocks: int) -> Sharing:
     """A cycle whose last M depths read the blocks backwards (CYCLE (REV), 2104.06022)."""
-    _divided(depth, blocks)
+    _check_blocks(depth, blocks)
     head = [i % blocks for i in range(depth - blocks)]
     return _both(head + list(reversed(range(blocks))))
 
 
 def _middle(depth: int, blocks: int, inner: Callable[[int, int], Sharing]) -> Sharing:
+    """First and last depth with blocks of their own, and this scheme between them."""
     if blocks < 3 or depth < 3:
         raise InputError(f"blocks = {blocks} at depth {depth}: first, last and middle need at least 3 of each")
-    _divided(depth, blocks)
+    _check_blocks(depth, blocks)
     middle = inner(depth - 2, blocks - 2).attention
     return _both([0, *(1 + block for block in middle), blocks - 1])
 
@@ -120,12 +122,12 @@ def transpose(depth: int) -> Sharing:
 
 
 def atoms(depth: int, blocks: int) -> Sharing:
-    """Every matrix of every depth mixes M atoms; gains per depth (Basis Sharing, 2410.03765)."""
+    """Every matrix of every depth mixes M atoms; norm gains per depth (Basis Sharing, 2410.03765)."""
     return replace(cycle(depth, blocks), atoms=Atoms("learned", "learned"), norms="per_depth")
 
 
 def masa(depth: int, blocks: int) -> Sharing:
-    """Attention matrices mix M atoms, gains per depth, feed-forward independent (MASA, 2508.04581)."""
+    """Attention matrices mix M atoms, norm gains per depth, feed-forward independent (MASA, 2508.04581)."""
     return replace(attention_only(depth, blocks), atoms=Atoms(attention="learned"), norms="per_depth")
 
 

@@ -41,7 +41,7 @@ class ModelShape:
         gate = {"gate": (self.feed_forward, self.width)} if self.activation == "swiglu" else {}
         return {**gate, "up": (self.feed_forward, self.width), "down": (self.width, self.feed_forward)}
 
-    def gains(self, kind: str) -> dict[str, int]:
+    def norm_gains(self, kind: str) -> dict[str, int]:
         """The norms' gains of one block of this kind, their length by name."""
         if kind == "attention":
             return {"norm": self.width, "query_norm": self.head_width, "key_norm": self.head_width}
@@ -50,7 +50,3 @@ class ModelShape:
     def matrix_parameters(self, kind: str) -> int:
         """Weights in the matrices of one block of this kind."""
         return sum(prod(size) for size in self.matrices(kind).values())
-
-    def gain_parameters(self, kind: str) -> int:
-        """Gains of one block of this kind."""
-        return sum(self.gains(kind).values())

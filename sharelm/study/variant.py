@@ -40,7 +40,7 @@ class Variant(Node):
     norms: Literal["shared", "per_depth"] | None = None
     depth_embedding: bool | None = None
     injection: Literal["none", "additive", "linear"] | None = None
-    lanes: Positive | None = None
+    streams: Positive | None = None
     embedding: Embedding | None = None
     kv: Literal["exact", "first", "last"] | None = None
     late: Annotated[float, Field(ge=0, lt=1)] | None = None

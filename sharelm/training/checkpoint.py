@@ -1,8 +1,8 @@
 """Resumable checkpoints in the store: DeepSpeed's own files, one attempt, one manifest, read without pickle.
 
-A checkpoint is step `<trial digest>-<training step>` of the table `checkpoints`. Training stands still only while its
-state is copied to host memory: a thread of every rank then puts the files of that rank, and rank 0's commits them
-all at once, so a reader sees a whole checkpoint or none. When a newer one is committed the older is removed.
+A checkpoint is step `<trial digest>-<training step>` of the table `checkpoints`. Training waits only while its state is
+copied to host memory. A thread of every rank then puts the files of that rank, and rank 0's thread commits all of them
+at once, so that a reader sees a whole checkpoint or none. When a checkpoint is committed the older one is removed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ PROGRESS = "progress.json"
 
 
 def memory_checkpoint_engine() -> Any:
-    """A checkpoint engine for DeepSpeed that saves into host memory (`taken`) and loads without running code.
+    """A checkpoint engine for DeepSpeed that saves into host memory and loads without running code from the file.
 
-    DeepSpeed's files hold a few of its own plain classes, which are allowed by name.
+    `taken` holds what was saved. Loading allows by name the few plain classes that DeepSpeed's files hold.
     """
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
@@ -54,7 +54,7 @@ def memory_checkpoint_engine() -> Any:
 
 
 def _on_host(value: Any) -> Any:
-    """A copy in host memory of every tensor, and of what holds it."""
+    """A copy of the value whose tensors are in host memory."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -66,7 +66,7 @@ def _on_host(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a trial had done when it was checkpointed; the lists have one entry a step."""
+    """What a trial had done when it was checkpointed. The lists of figures have one entry a step."""
 
     step: int
     losses: list[float]
@@ -78,7 +78,7 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one trial, written beside its training, one at a time; every rank has one of these."""
+    """Writes the checkpoints of one trial while it trains, one at a time. Every rank has one of these."""
 
     def __init__(self, engine: Any, store: Store, study: str, trial: str) -> None:
         self._engine, self._store, self._study, self._trial = engine, store, study, trial
@@ -87,14 +87,14 @@ class Checkpoints:
         self._error: Exception | None = None
 
     def save(self, progress: Progress) -> None:
-        """Copy the state to host memory and start to write it, once the last checkpoint is written; collective."""
+        """Wait for the last checkpoint, copy the state to host memory and start to write it; every rank must call."""
         self.wait()
         if self._group is None and dist.get_world_size() > 1:
-            self._group = dist.new_group(backend="gloo")  # with training's patience: a peer may have stalled
+            self._group = dist.new_group(backend="gloo")  # it waits as long as training does: a peer may have stalled
         step = _name(self._trial, progress.step)
         name = [self._store.attempt(TABLE, self._study, step).id if dist.get_rank() == 0 else ""]
         dist.broadcast_object_list(name, src=0)
-        with tempfile.TemporaryDirectory(prefix="sharelm-checkpoint-") as folder:  # for DeepSpeed's scripts
+        with tempfile.TemporaryDirectory(prefix="sharelm-checkpoint-") as folder:  # DeepSpeed puts scripts there
             self._engine.save_checkpoint(folder, tag="state", save_latest=False)
         taken, self._engine.checkpoint_engine.taken = self._engine.checkpoint_engine.taken, {}
         what = (self._store.attempt(TABLE, self._study, step, name[0]), taken, json.dumps(vars(progress)).encode())
@@ -102,34 +102,34 @@ class Checkpoints:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise what went wrong in writing, if anything has."""
+        """Raise the error of the thread that writes, if there was one."""
         if self._error is not None:
             raise self._error
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is committed; raises what went wrong in writing it."""
+        """Wait until the last checkpoint is committed; raises the error of writing it, if there was one."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         self.check()
 
     def close(self) -> None:
-        """Give up the threads' group; nothing may be on its way."""
+        """Destroy the threads' process group. No checkpoint may be being written."""
         if self._group is not None:
             dist.destroy_process_group(self._group)
             self._group = None
 
     def _write(self, attempt: Attempt, taken: dict[str, Any], progress: bytes) -> None:
-        """In the thread. A rank that fails tells the others, so that none waits for it."""
+        """Put and commit a checkpoint; runs in the thread. A rank that fails tells the others, so that none waits."""
         try:
-            records = self._all(lambda: _put(attempt, taken, progress))
+            records = self._on_every_rank(lambda: _put(attempt, taken, progress))
             taken.clear()
-            self._all(lambda: self._commit(attempt, [record for part in records for record in part]))
+            self._on_every_rank(lambda: self._commit(attempt, [record for part in records for record in part]))
         except Exception as error:  # raised at training's next step
             self._error = error
 
-    def _all(self, work: Callable[[], Any]) -> list[Any]:
-        """Do this rank's work; every rank's results, once all are done. Raises when one of them failed."""
+    def _on_every_rank(self, work: Callable[[], Any]) -> list[Any]:
+        """Do this rank's work and return every rank's result, once all are done. Raises where one of them failed."""
         result, failure, said = None, None, None
         try:
             result = work()
@@ -147,6 +147,7 @@ class Checkpoints:
         return [result for result, _ in results]
 
     def _commit(self, attempt: Attempt, records: list[FileRecord]) -> None:
+        """Commit every rank's files, on rank 0, and remove the older checkpoints."""
         if dist.get_rank() != 0:
             return
         older = [m for m in _of(self._store, self._study, self._trial) if m.step < attempt.step]
@@ -156,7 +157,7 @@ class Checkpoints:
 
 
 def _put(attempt: Attempt, taken: dict[str, Any], progress: bytes) -> list[FileRecord]:
-    """Put this rank's files, and rank 0's note of how far training is."""
+    """Put this rank's files and, on rank 0, the progress; returns the records of what was put."""
     records = []
     with tempfile.TemporaryDirectory(prefix="sharelm-checkpoint-") as folder:
         for name, state in sorted(taken.items()):
@@ -170,18 +171,20 @@ def _put(attempt: Attempt, taken: dict[str, Any], progress: bytes) -> list[FileR
 
 
 def _name(trial: str, step: int) -> str:
+    """Names the checkpoint after this training step."""
     return f"{trial}-{step:08d}"
 
 
 def _of(store: Store, study: str, trial: str) -> list[Manifest]:
+    """The trial's checkpoints."""
     return [m for m in store.manifests(TABLE, study) if m.step.startswith(f"{trial}-")]
 
 
 def restore(engine: Any, store: Store, study: str, trial: str) -> Progress | None:
-    """Load the newest checkpoint of this trial, or return None where there is none; every rank calls it.
+    """Load the newest checkpoint of this trial, or return None where there is none. Every rank must call it.
 
-    What the same number of workers wrote is restored to the bit; what another number wrote, exactly too, but its sums
-    go on in another order.
+    State is restored to the bit, also where another number of workers wrote it. Such a trial then goes on with sums in
+    another order.
     """
     world = dist.get_world_size()
     found = _of(store, study, trial) if dist.get_rank() == 0 else []
@@ -205,7 +208,7 @@ def restore(engine: Any, store: Store, study: str, trial: str) -> Progress | Non
 
 
 def discard(store: Store, study: str, trial: str, step: int | None = None) -> None:
-    """Remove a trial's checkpoints that nothing will resume: all of them, or the one after this training step."""
+    """Remove a trial's checkpoints: all of them, or the one after this training step."""
     for manifest in _of(store, study, trial):
         if step is None or manifest.step == _name(trial, step):
             store.remove(manifest)

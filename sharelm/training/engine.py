@@ -1,4 +1,4 @@
-"""DeepSpeed, with every setting said aloud: what it is silent about it decides by itself (it clips at 1.0)."""
+"""DeepSpeed with every setting given: DeepSpeed chooses what it is not given (it clips gradients at 1.0)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharelm.errors import ShareLMError
 from sharelm.model import Decoder
@@ -29,10 +29,10 @@ def load_deepspeed(device: torch.device) -> Any:
     """The deepspeed module, ready for this device.
 
     On a CPU DeepSpeed would compile a shared-memory operator at start, which needs a C++ compiler and seconds; gloo
-    does the same work. Saying beforehand that no operator is compatible skips the build and the probing.
+    does the same work. Declaring that no operator is compatible skips the build and the probing.
 
-    Called before anything is made: Python's collector of garbage, which would go through the hundreds of modules time
-    and again while they load, and in every later collection, is to leave alone all that is there by then.
+    Python's garbage collector is off while the modules load and never visits them later, which saves time. It never
+    visits any other object that exists by then either: call this before building a model.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
@@ -53,7 +53,7 @@ def load_deepspeed(device: torch.device) -> Any:
 
 
 def repeat_to_the_bit(wanted: bool = True) -> None:
-    """Only kernels that add in one order, so that a run on the same kind of device gives the same bits again."""
+    """Allow only kernels that add in a fixed order, so that a run on the same kind of device gives the same bits."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -62,8 +62,9 @@ def repeat_to_the_bit(wanted: bool = True) -> None:
 def deepspeed_config(training: Training, context: int, world: int, precision: str) -> dict[str, Any]:
     """The whole DeepSpeed configuration of a trial; nothing that matters is left to a default.
 
-    At stage 0 weights stay in fp32 for torch's own fused AdamW and the model computes in `precision` by itself:
-    DeepSpeed's bf16 there takes an unfused optimizer that is off by 1e-2. The loop clips, for DeepSpeed tells no norm.
+    At stage 0 weights stay in fp32 for torch's own fused AdamW, and the model computes in `precision` by itself:
+    DeepSpeed's bf16 takes an unfused optimizer there, whose weights are off by 1e-2. `take_step` clips at stage 0,
+    because DeepSpeed does not report the norm there.
     """
     sequences = training.tokens_per_step // context
     per_pass = training.sequences_per_pass or sequences // world
@@ -73,7 +74,7 @@ def deepspeed_config(training: Training, context: int, world: int, precision: st
         "gradient_accumulation_steps": sequences // world // per_pass,
         "gradient_clipping": training.gradient_clip if training.stage else 0.0,
         "prescale_gradients": False,
-        # the check looks at every gradient by itself (a fifth of a small model's step) and would skip a bad step unsaid
+        # the check reads every gradient singly (a fifth of a small model's step) and skips a bad step without saying so
         "bf16": {"enabled": precision == "bf16" and training.stage > 0, "check_grad_overflow": False},
         "fp16": {"enabled": False},
         "zero_optimization": {
@@ -100,15 +101,25 @@ def deepspeed_config(training: Training, context: int, world: int, precision: st
     }
 
 
-def build_optimizer(model: Decoder, training: Training, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only, a shared one once; or Muon for the matrices of blocks beside it.
+def decayed_parameters(model: Decoder) -> list[nn.Parameter]:
+    """The parameters that weight decay pulls to zero: matrices and low-rank factors, each stored one once.
 
-    Muon (Jordan 2024) steps are scaled to the size of AdamW's (Liu et al., arXiv 2502.16982), so that one learning
-    rate serves both.
+    Norm gains, diagonals, coefficients, depth embeddings, the injection and hyper-connections are left out: their
+    neutral value is not zero, or they are no matrices.
+    """
+    spared = (".diagonal.", ".coefficients.", "depth_embedding", "injection", "hyper_connections.")
+    return [p for name, p in model.named_parameters() if p.dim() > 1 and not any(part in name for part in spared)]
+
+
+def build_optimizer(model: Decoder, training: Training, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW, or Muon for the matrices of blocks and AdamW for the rest. Weight decay is on matrices only.
+
+    A shared matrix is one parameter and decays once. Muon (Jordan 2024) steps are scaled to the size of AdamW's (Liu
+    et al., arXiv 2502.16982), so that one learning rate serves both.
     """
     muon = block_matrices(model) if training.optimizer == "muon" else []
     taken = {id(p) for p in muon}
-    decayed = [p for p in model.decayed() if id(p) not in taken]
+    decayed = [p for p in decayed_parameters(model) if id(p) not in taken]
     known = taken | {id(p) for p in decayed}
     adamw = torch.optim.AdamW(
         [
@@ -134,27 +145,27 @@ def build_engine(model: Decoder, training: Training, config: dict[str, Any], dev
     deepspeed.init_distributed(dist_init_required=False)
     optimizer = build_optimizer(model, training, device)
     if training.stage == 3:
-        # The decoder reads its blocks' weights without calling them, so that their own hooks gather nothing.
+        # The decoder reads its blocks' weights without calling the blocks, whose own hooks would gather them.
         for parameter in model.parameters():
             deepspeed.zero.register_external_parameter(model, parameter)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     engine.checkpoint_engine = memory_checkpoint_engine()
     if training.stage == 3:
-        _watch(engine)
+        _track_unused(engine)
     if training.stage == 0 and dist.get_world_size() == 1:
         engine.enable_backward_allreduce = False  # it would copy every gradient twice
     return engine
 
 
-def _watch(engine: Any) -> None:
-    """Note which parameters a step's gradients are of."""
+def _track_unused(engine: Any) -> None:
+    """Keep the names of the parameters that have had no gradient in this step in `engine.unused`."""
     engine.unused = {name for name, _ in engine.module.named_parameters()}
     for name, parameter in engine.module.named_parameters():
         parameter.register_hook(lambda _, name=name: engine.unused.discard(name))
 
 
-def _all_used(engine: Any) -> None:
-    """Raise where a step did not use a parameter: ZeRO-3 would silently apply an earlier gradient to it again."""
+def _raise_if_unused(engine: Any) -> None:
+    """Raise `ShareLMError` where a step did not use a parameter: ZeRO-3 would apply its last gradient again."""
     if engine.unused:
         raise ShareLMError(
             f"ZeRO stage 3 would apply an old gradient to {min(engine.unused)}, which this step does not use; "
@@ -165,7 +176,7 @@ def _all_used(engine: Any) -> None:
 
 @contextmanager
 def gathered(model: Decoder, training: Training) -> Iterator[None]:
-    """Every rank has the whole weights inside, to read; every rank enters."""
+    """Gather the whole weights on every rank, to read. Every rank must enter."""
     if training.stage < 3:
         yield
         return
@@ -176,15 +187,15 @@ def gathered(model: Decoder, training: Training) -> Iterator[None]:
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
-    """Set the rate of every parameter group, ZeRO's wrapper included."""
+    """Set the learning rate of every parameter group, also where ZeRO wraps the optimizer."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
 
 
 def take_step(engine: Any, training: Training) -> Tensor:
-    """Step the optimizer; the global gradient norm before clipping. Called where gradients are complete.
+    """Clip the gradients, which must be complete, and step the optimizer; returns their global norm before clipping.
 
-    ZeRO keeps the norm it clipped by, or -1 where that is not finite (NaN here).
+    ZeRO reports the norm it clipped by, or -1 where it is not finite, which is NaN here.
     """
     if training.stage == 0:
         parameters = [p for p in engine.module.parameters() if p.grad is not None]
@@ -194,7 +205,7 @@ def take_step(engine: Any, training: Training) -> Tensor:
         engine.step()
         return norm
     if training.stage == 3:
-        _all_used(engine)
+        _raise_if_unused(engine)
     engine.step()
     known = float(engine.get_global_grad_norm())
     return torch.tensor(known if known >= 0 else float("nan"))

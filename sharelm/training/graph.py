@@ -1,6 +1,6 @@
-"""A pass as one CUDA graph: forward, loss and backward are launched at once, whatever the host has to say about it.
+"""A training pass as one CUDA graph, which launches the kernels of forward, loss and backward at once.
 
-A study's models are small: launching their kernels one by one takes a host longer than the GPU needs to run them.
+A study's models are small: launching their kernels one by one takes the host longer than the GPU needs to run them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch.autograd.function import once_differentiable
 
 
 class GraphedPass:
-    """`loss_of(batch, weight)` and its gradients, times `scale`, of a model whose parameters stay where they are.
+    """A captured forward and backward pass of a model whose parameters stay at their addresses.
 
     Args:
-        loss_of: the loss to learn from and the loss to report, of a batch and of a weight that may change.
-        parameters: what gradients are wanted of.
-        batch: a batch of the size that all will have, on the device.
-        scale: 1 / the number of passes whose gradients are summed.
-        pool: memory that another graph, which is never at work at the same time, captured into.
+        loss_of: returns the loss to learn from and the loss to report, for a batch and a weight that may change.
+        parameters: the parameters to compute gradients of.
+        batch: a batch of the size that every batch will have, on the device.
+        scale: the factor of the gradients, 1 / the number of passes whose gradients are summed.
+        pool: the memory of another graph, which must never run at the same time.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class GraphedPass:
 
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # what is compiled or loaded at its first use is then there
+        with torch.cuda.stream(side):  # compiles and loads what its first use would
             self._clear()
             run()
         torch.cuda.current_stream().wait_stream(side)
@@ -57,16 +57,16 @@ class GraphedPass:
 
     @property
     def pool(self) -> Any:
-        """Where the graph's memory is."""
+        """The graph's memory, which other graphs may share."""
         return self._graph.pool()
 
     def _clear(self) -> None:
-        """Without gradients a pass writes them; with zeros it adds to them."""
+        """Set gradients to None, so that a pass writes them, or to zeros, so that it adds to them."""
         for parameter in self._parameters:
             parameter.grad = torch.zeros_like(parameter) if self._adds else None
 
     def __call__(self, batch: Tensor, weight: float) -> Tensor:
-        """The loss to report; gradients are in, or added to, the parameters' own."""
+        """Run the pass on this batch, which writes or adds to the parameters' gradients; returns the loss to report."""
         if self._adds and all(p.grad is None for p in self._parameters):
             torch._foreach_zero_([g for g in self._gradients if g is not None])
         self._batch.copy_(batch)
@@ -77,7 +77,9 @@ class GraphedPass:
         return self._loss
 
 
-class _Done(torch.autograd.Function):
+class _WithoutBackward(torch.autograd.Function):
+    """A copy of the loss that has a gradient function, which computes nothing."""
+
     @staticmethod
     def forward(ctx: Any, start: Tensor, loss: Tensor) -> Tensor:
         return loss.clone()
@@ -88,8 +90,12 @@ class _Done(torch.autograd.Function):
         return None, None
 
 
-def backward_is_done(loss: Tensor) -> Tensor:
-    """The loss as an engine takes it that is to count a pass and reduce its gradients, and finds them there."""
+def loss_without_backward(loss: Tensor) -> Tensor:
+    """A loss to hand to the engine after a graph has already computed the gradients.
+
+    DeepSpeed counts passes and reduces gradients in its `backward`, which asks for a loss with a gradient function.
+    This one's backward pass computes nothing and leaves the gradients as they are.
+    """
     start = torch.empty((), device=loss.device, requires_grad=True)
-    done: Tensor = _Done.apply(start, loss)  # type: ignore[no-untyped-call]
-    return done
+    wrapped: Tensor = _WithoutBackward.apply(start, loss)  # type: ignore[no-untyped-call]
+    return wrapped

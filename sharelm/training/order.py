@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 @lru_cache(maxsize=4)
 def _permutation(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order in which this epoch visits the rows."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
 
 

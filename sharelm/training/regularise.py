@@ -1,4 +1,4 @@
-"""What is done to shared parts while they learn, beyond the loss."""
+"""What training does to shared blocks beyond the loss: scaled gradients, and the seeds of masks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sharelm.sharing import KINDS
 def scale_gradients(model: Decoder, rule: str) -> None:
     """Scale the gradient of a block read n times: "sum" leaves it, "mean" divides by n, "root" by sqrt(n).
 
-    Before a late loop switches on every block is read once. AdamW divides gradients by their own size, so
-    that the rule acts through clipping and on the share of each block in the global norm.
+    Before a late loop switches on, every block is read once and nothing is scaled. AdamW divides gradients by their own
+    size, so that the rule acts only through clipping, by each block's share in the global norm.
     """
     power = {"sum": 0.0, "mean": 1.0, "root": 0.5}[rule]
     if not power:
@@ -34,9 +34,9 @@ def scale_gradients(model: Decoder, rule: str) -> None:
 
 
 def seed_masks(seed: int, step: int, rank: int, number: int) -> None:
-    """Seed torch's generators for the masks of one pass, so that a resumed trial draws those it would have drawn.
+    """Seed torch's generators for the masks of one pass (`number`), so that a resumed trial draws the same masks.
 
-    Other workers and other sequences per pass draw other masks, of the same distribution.
+    Another number of workers or of sequences per pass draws other masks of the same distribution.
     """
     digest = hashlib.sha256(f"{seed} {step} {rank} {number}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8]) >> 1)

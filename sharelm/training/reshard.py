@@ -1,8 +1,8 @@
-"""ZeRO's optimizer files, cut anew for another number of workers.
+"""ZeRO's optimizer files, partitioned again for another number of workers.
 
-ZeRO lays the fp32 weights of a parameter group, and each of AdamW's moments, end to end in one vector. Stages 1 and 2
-pad the vector to a multiple of the workers and give each its equal part; stage 3 pads every parameter, and each worker
-has the end-to-end vector of its parts. The order of parameters is the same for any number of workers.
+ZeRO concatenates the fp32 weights of a parameter group, and each of AdamW's moments, into one vector. Stages 1 and 2
+pad the vector to a multiple of the workers and give each worker an equal part. Stage 3 pads every parameter and gives
+each worker the concatenation of its parts. The order of parameters is the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CUT_BY_PARAMETER = ("optimizer_state_dict", "fp32_flat_groups")
 
 
 class Piece(NamedTuple):
-    """What is cut into equal parts by itself: its elements, and those of a part as written and as wanted."""
+    """A vector that is partitioned by itself: its elements, and those of one part as written and as wanted."""
 
     numel: int
     written: int
@@ -30,10 +30,12 @@ class Piece(NamedTuple):
 
 
 def recut(shards: list[Tensor], pieces: list[Piece], rank: int, world: int) -> Tensor:
-    """The vector of worker `rank` of `world`, from those that the writers had, in order."""
+    """The vector of worker `rank` of `world`, from the vectors `shards` of the writers, in order."""
     mine, start = [], 0
     for piece in pieces:
-        whole = torch.cat([shard.narrow(0, start, piece.written) for shard in shards])[: piece.numel]  # padding is last
+        whole = torch.cat([shard.narrow(0, start, piece.written) for shard in shards])[
+            : piece.numel
+        ]  # padding is at the end
         whole = pad(whole, (0, piece.wanted * world - piece.numel))
         mine.append(whole.narrow(0, rank * piece.wanted, piece.wanted))
         start += piece.written
@@ -41,7 +43,7 @@ def recut(shards: list[Tensor], pieces: list[Piece], rank: int, world: int) -> T
 
 
 def _pieces(engine: Any, writers: int, written: list[int]) -> list[list[Piece]]:
-    """The pieces of every parameter group; a writer's vector of it had `written` elements."""
+    """The pieces of every parameter group; `written` has the elements of a writer's vector of each group."""
     optimizer, world = engine.optimizer, dist.get_world_size()
     if engine.zero_optimization_stage() == 3:
         numels = [[p.ds_numel for p in group] for group in optimizer.fp16_groups]
@@ -52,12 +54,12 @@ def _pieces(engine: Any, writers: int, written: list[int]) -> list[list[Piece]]:
 
 
 def reshard(engine: Any, folder: Path, writers: int, load: Callable[[Path], Any]) -> None:
-    """Replace the files of a checkpoint of `writers` workers by those that this worker of this engine would read.
+    """Replace the files of a checkpoint of `writers` workers by the files that this worker's engine reads.
 
     Args:
-        engine: of ZeRO stage 1, 2 or 3.
-        folder: DeepSpeed's files, which may be links; what they point to is left alone.
-        writers: how many workers wrote them.
+        engine: an engine of ZeRO stage 1, 2 or 3.
+        folder: where DeepSpeed's files are. They may be links; what those point to is left alone.
+        writers: the number of workers that wrote the files.
         load: reads a file without running code from it.
     """
     names = engine._get_mp_rank_zero_checkpoint_names(folder.parent, folder.name, 0, writers, engine.bfloat16_enabled())
@@ -70,11 +72,12 @@ def reshard(engine: Any, folder: Path, writers: int, load: Callable[[Path], Any]
         for key in ("exp_avg", "exp_avg_sq"):
             moments[0][key] = recut([each[key] for each in moments], pieces, rank, world)
         states[0][fp32][group] = recut([state[fp32][group] for state in states], pieces, rank, world)
-    weights = load(min(folder.glob("*model_states.pt")))  # at stage 3 one a writer, without the weights, all the same
+    weights = load(min(folder.glob("*model_states.pt")))  # stage 3: a file a writer, all equal, without weights
     _replace(Path(engine._get_zero_ckpt_name(folder.parent, folder.name)), parts[0])
     _replace(Path(engine._get_ckpt_name(folder.parent, folder.name)), {**weights, "dp_world_size": world})
 
 
 def _replace(path: Path, state: Any) -> None:
+    """Save the state in place of a file or link."""
     path.unlink(missing_ok=True)
     torch.save(state, path)

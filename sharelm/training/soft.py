@@ -1,4 +1,4 @@
-"""Soft tying: the penalty that pulls depths together, and how far apart they end up."""
+"""Soft tying: the penalty that pulls depths together, and the distances between depths after training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sharelm.sharing import KINDS
 
 
 def _groups(model: Decoder) -> Iterator[tuple[str, str, list[int], Tensor]]:
-    """Kind, matrix, depths, and those depths' stored matrices [depths, outputs, inputs], of every group of several."""
+    """Kind, matrix, depths and their matrices [depths, outputs, inputs], for every group of several depths."""
     for kind in KINDS:
         groups, blocks = model.sharing.groups(kind), getattr(model, f"{kind}_blocks")
         for number in sorted(set(groups)):

@@ -1,4 +1,4 @@
-"""How fast a variant and its time twin's model train here: a few steps of each, as a trial would take them."""
+"""Training speeds of a variant and of its time twin's model on this machine, from a few steps as trials take them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from sharelm.machine import Machine
 from sharelm.steps import speed_step
 from sharelm.store import Store
 from sharelm.study import Arm, Study, Trial
-from sharelm.training.trial import Run, committed
+from sharelm.training.commit import committed
+from sharelm.training.run import Run
 
 if TYPE_CHECKING:
     from sharelm.data import Corpus
@@ -24,15 +25,15 @@ WARM_UP_STEPS, TIMED_STEPS = 5, 10
 def measure_speeds(study: Study, pair: tuple[Arm, Arm], corpus: Corpus, machine: Machine, store: Store) -> None:
     """Time the variant and the twin's model over the process group that is there, and commit tokens per second.
 
-    A pair that is committed is left alone: its figures decide how long the twin trains and so what its trials are.
+    A pair that is committed is not timed again: its figures decide how long the twin trains.
     """
     name = speed_step(study, pair, machine)
     if committed(store, SPEEDS, study.name, name):
         return
     variant, twin = pair
     seconds: dict[Arm, list[float]] = {variant: [], twin: []}
-    for arm in (variant, twin, twin, variant):  # so that a drift of the machine's speed weighs on both alike
-        seconds[arm] += _step_seconds(study, arm, corpus, machine, store, name)
+    for arm in (variant, twin, twin, variant):  # so that a drift of the machine's speed affects both equally
+        seconds[arm] += _step_seconds(study, arm, corpus, machine)
     if dist.get_rank() == 0:
         facts = {
             "variant": variant.name,
@@ -47,10 +48,10 @@ def measure_speeds(study: Study, pair: tuple[Arm, Arm], corpus: Corpus, machine:
     dist.barrier()
 
 
-def _step_seconds(study: Study, arm: Arm, corpus: Corpus, machine: Machine, store: Store, name: str) -> list[float]:
-    """Seconds of each of the steps after the warm-up."""
+def _step_seconds(study: Study, arm: Arm, corpus: Corpus, machine: Machine) -> list[float]:
+    """Seconds of each timed step; the warm-up is left out."""
     trial = Trial(arm, study.study.seeds[0])
-    run = Run(study, trial, corpus.training(arm.shape.context), machine, store, name)
+    run = Run(study, trial, corpus.training(arm.shape.context), machine)
     seconds = []
     for step in range(WARM_UP_STEPS + TIMED_STEPS):
         dist.barrier()

@@ -12,7 +12,7 @@ WINDOW = 32
 
 @dataclass(frozen=True)
 class Stability:
-    """What a run's losses (nats) and gradient norms say about its stability."""
+    """Stability figures of a run, from its losses (nats) and gradient norms."""
 
     final_loss_nats: float
     loss_spikes: int

@@ -13,7 +13,9 @@ from sharelm.steps import proxy_step
 from sharelm.store import Store
 from sharelm.study import Study, Trial, proxied
 from sharelm.training import checkpoint
-from sharelm.training.trial import OnStep, Run, committed
+from sharelm.training.commit import committed
+from sharelm.training.loop import Loop, OnStep
+from sharelm.training.run import Run
 
 if TYPE_CHECKING:
     from sharelm.data import Corpus
@@ -27,16 +29,16 @@ def train_proxy(
     """Train one proxy over the process group that is there, and commit its loss; arguments as of `train_trial`.
 
     The loss is the mean training loss of the last tenth of the steps, at least one: all proxies see the same rows in
-    the same order. One that ends above where it began has diverged like one that met a loss that is not finite: it
+    the same order. A proxy that ends above its first loss counts as diverged, like one whose loss is not finite: it
     would bend a parabola. A proxy that is committed is left alone; one with a checkpoint goes on from it.
     """
     name = proxy_step(study, proxy, data, machine)
     if committed(store, PROXIES, study.name, name):
         return
-    run = Run(proxied(study), proxy, corpus.training(proxy.arm.shape.context), machine, store, name)
+    loop = Loop(Run(proxied(study), proxy, corpus.training(proxy.arm.shape.context), machine), store, name)
     try:
-        run.train(on_step)
-        loss, first = fmean(run.losses[-max(1, len(run.losses) // 10) :]), run.losses[0]
+        loop.train(on_step)
+        loss, first = fmean(loop.losses[-max(1, len(loop.losses) // 10) :]), loop.losses[0]
         error = None if loss <= first else f"{proxy.name} diverged: loss {loss}, from {first} at its first step"
     except DivergedError as diverged:
         error = str(diverged)
@@ -46,9 +48,9 @@ def train_proxy(
             "learning_rate": proxy.arm.learning_rate,
             "loss_nats": loss if error is None else None,
             "error": error,
-            "training_seconds": run.seconds,
+            "training_seconds": loop.seconds,
         }
         store.commit(PROXIES, study.name, name, {}, facts=facts)
         checkpoint.discard(store, study.name, name)
-    run.close()
+    loop.close()
     dist.barrier()

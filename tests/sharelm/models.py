@@ -81,7 +81,7 @@ def _degrees(shape):
         "norms": st.sampled_from(["shared", "per_depth"]),
         "depth_embedding": st.booleans(),
         "injection": st.sampled_from(["none", "additive", "linear"]),
-        "lanes": st.sampled_from([1, 1, 2, 3]),
+        "streams": st.sampled_from([1, 1, 2, 3]),
         "embedding": st.builds(
             Embedding, st.sampled_from(["tied", "untied"]), st.none() | st.integers(1, shape.width - 1)
         ),
@@ -115,7 +115,7 @@ def decoder(sharing, shape=None, seed=0, **options):
                 or "diagonal" in name
                 or "coefficients" in name
                 or "injection" in name
-                or "lanes" in name
+                or "hyper_connections" in name
             ):
                 parameter.add_(noise * 0.3)
             elif "outer" in name or "depth_embedding" in name:

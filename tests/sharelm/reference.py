@@ -26,8 +26,8 @@ def reference_logits(weights, shape, sharing, tokens):
     if sharing.embedding.width:
         hidden = hidden @ weights["expansion"].T
     entered, keys_of = None, {}
-    if sharing.lanes > 1:
-        hidden = torch.stack([hidden] * sharing.lanes, dim=2)
+    if sharing.streams > 1:
+        hidden = torch.stack([hidden] * sharing.streams, dim=2)
     for depth in range(sharing.depth):
         if sharing.injection != "none" and begins_a_loop(sharing, depth):
             if entered is None:
@@ -41,14 +41,16 @@ def reference_logits(weights, shape, sharing, tokens):
             hidden = hidden + weights["depth_embedding"][depth]
         for place in (0, 1):
             read = hidden
-            if sharing.lanes > 1:
-                read = sum(hidden[:, :, n] * weights["lanes.read"][depth, place, n] for n in range(sharing.lanes))
+            if sharing.streams > 1:
+                read = sum(
+                    hidden[:, :, n] * weights["hyper_connections.read"][depth, place, n] for n in range(sharing.streams)
+                )
             if place == 0:
                 change = attention(weights, shape, sharing, depth, read, keys_of)
             else:
                 change = feed_forward(weights, shape, sharing, depth, read)
-            hidden = hidden + change if sharing.lanes == 1 else connect(weights, depth, place, hidden, change)
-    if sharing.lanes > 1:
+            hidden = hidden + change if sharing.streams == 1 else connect(weights, depth, place, hidden, change)
+    if sharing.streams > 1:
         hidden = sum(hidden.unbind(dim=2))
     hidden = norm(hidden, weights["final_norm.weight"])
     untied = sharing.embedding.head == "untied"
@@ -57,10 +59,10 @@ def reference_logits(weights, shape, sharing, tokens):
     return hidden @ weights["head_embedding" if untied else "embedding"].T
 
 
-def connect(weights, depth, place, lanes, change):
-    mix, write = weights["lanes.mix"][depth, place], weights["lanes.write"][depth, place]
+def connect(weights, depth, place, streams, change):
+    mix, write = weights["hyper_connections.mix"][depth, place], weights["hyper_connections.write"][depth, place]
     count = range(len(write))
-    return torch.stack([sum(lanes[:, :, n] * mix[n, m] for n in count) + change * write[m] for m in count], dim=2)
+    return torch.stack([sum(streams[:, :, n] * mix[n, m] for n in count) + change * write[m] for m in count], dim=2)
 
 
 def begins_a_loop(sharing, depth):
@@ -124,29 +126,29 @@ def attention(weights, shape, sharing, depth, hidden, keys_of):
 
     normed = norm(hidden, gain(weights, sharing, "attention", depth, "norm"))
     query = heads(normed @ made("query").T)
-    query = turn(norm(query, gain(weights, sharing, "attention", depth, "query_norm")), shape)
+    query = rotate(norm(query, gain(weights, sharing, "attention", depth, "query_norm")), shape)
     if computes_keys(sharing, depth):
         key = heads(normed @ made("key").T)
-        key = turn(norm(key, gain(weights, sharing, "attention", depth, "key_norm")), shape)
+        key = rotate(norm(key, gain(weights, sharing, "attention", depth, "key_norm")), shape)
         value = heads(normed @ made("value").T)
         repeats = shape.heads // shape.kv_heads
         keys_of[sharing.attention[depth]] = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     key, value = keys_of[sharing.attention[depth]]
-    return look(query, key, value).transpose(1, 2).flatten(2) @ made("output").T
+    return causal_attention(query, key, value).transpose(1, 2).flatten(2) @ made("output").T
 
 
-def look(query, key, value):
+def causal_attention(query, key, value):
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
     later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
     return scores.masked_fill(later, float("-inf")).softmax(-1) @ value
 
 
-def turn(x, shape):
+def rotate(x, shape):
     half = x.shape[-1] // 2
     angles = torch.arange(x.shape[-2])[:, None] * shape.rope_theta ** (-torch.arange(half) / half)
-    turned = torch.view_as_complex(torch.stack(x.chunk(2, dim=-1), dim=-1).contiguous())
-    turned = torch.view_as_real(turned * torch.polar(torch.ones_like(angles), angles))
-    return torch.cat((turned[..., 0], turned[..., 1]), dim=-1)
+    rotated = torch.view_as_complex(torch.stack(x.chunk(2, dim=-1), dim=-1).contiguous())
+    rotated = torch.view_as_real(rotated * torch.polar(torch.ones_like(angles), angles))
+    return torch.cat((rotated[..., 0], rotated[..., 1]), dim=-1)
 
 
 def feed_forward(weights, shape, sharing, depth, hidden):

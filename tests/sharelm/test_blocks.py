@@ -1,4 +1,4 @@
-"""A head's norm and turn, whose gradients are written by hand, against autograd through the plainest formula."""
+"""A head's norm and rotation, whose gradients are written by hand, against autograd through the plainest formula."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharelm.model.blocks import rotary_table, turned
+from sharelm.model.blocks import qk_norm_rotary, rotary_table
 from sharelm.sharing import ModelShape
-from tests.sharelm.reference import norm, turn
+from tests.sharelm.reference import norm, rotate
 
 SIZES = st.integers(1, 4)
 
@@ -25,12 +25,12 @@ def drawn(rows: int, length: int, heads: int, half: int, seed: int) -> tuple[Mod
 
 @settings(max_examples=60, deadline=None)
 @given(SIZES, SIZES, SIZES, SIZES, st.integers(0, 1000))
-def test_norm_and_turn_and_their_gradients_are_those_of_the_formula(rows, length, heads, half, seed):
+def test_norm_and_rotation_and_their_gradients_are_those_of_the_formula(rows, length, heads, half, seed):
     shape, (values, gain, slope) = drawn(rows, length, heads, half, seed)
     mine = [part.clone().requires_grad_() for part in (values, gain)]
     exact = [part.double().requires_grad_() for part in (values, gain)]
-    found = turned(*mine, rotary_table(shape, torch.device("cpu"))[:, None, :, None])
-    wanted = turn(norm(*exact).transpose(1, 2), shape).transpose(1, 2)
+    found = qk_norm_rotary(*mine, rotary_table(shape, torch.device("cpu"))[:, None, :, None])
+    wanted = rotate(norm(*exact).transpose(1, 2), shape).transpose(1, 2)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
     theirs = torch.autograd.grad(wanted, exact, slope.double())
     for one, other in zip(torch.autograd.grad(found, mine, slope), theirs, strict=True):
@@ -41,9 +41,9 @@ def test_half_precision_rounds_only_what_it_gives():
     shape, (values, gain, slope) = drawn(3, 50, 2, 16, 0)
     rotary = rotary_table(shape, torch.device("cpu"))[:, None, :, None]
     narrow, stored = values.bfloat16().requires_grad_(), gain.clone().requires_grad_()
-    found = turned(narrow, stored, rotary)
+    found = qk_norm_rotary(narrow, stored, rotary)
     exact = [narrow.detach().double().requires_grad_(), gain.double().requires_grad_()]
-    wanted = turn(norm(*exact).transpose(1, 2), shape).transpose(1, 2)
+    wanted = rotate(norm(*exact).transpose(1, 2), shape).transpose(1, 2)
     theirs = torch.autograd.grad(wanted, exact, slope.bfloat16().double())
     ours = torch.autograd.grad(found, (narrow, stored), slope.bfloat16())
     assert [part.dtype for part in (found, *ours)] == [torch.bfloat16, torch.bfloat16, torch.float32]

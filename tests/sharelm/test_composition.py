@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharelm.model import Decoder, generate
-from sharelm.model.recipes import truncated_svd
+from sharelm.model.depth_matrices import truncated_svd
 from sharelm.sharing import KINDS, Atoms, LowRank, Sharing, build_sharing
+from sharelm.training.engine import decayed_parameters
 from sharelm.training.regularise import scale_gradients
 from tests.sharelm.models import SHAPE, SHARINGS, compositions, decoder, fitting, random_tokens
 from tests.sharelm.reference import reference_logits
@@ -131,10 +132,10 @@ def test_a_full_rank_delta_holds_any_independent_model():
     targets, bases = merged(plain), merged(relaxed)
     with torch.no_grad():
         for (kind, depth, name), target in targets.items():
-            recipes = getattr(relaxed, f"{kind}_recipes")
-            outer, inner = truncated_svd((target - bases[kind, depth, name]) / recipes.scale, 32)
-            recipes.outer[name][depth].copy_(outer)
-            recipes.inner[name][depth].copy_(inner)
+            matrices = getattr(relaxed, f"{kind}_recipes")
+            outer, inner = truncated_svd((target - bases[kind, depth, name]) / matrices.scale, 32)
+            matrices.outer[name][depth].copy_(outer)
+            matrices.inner[name][depth].copy_(inner)
         for key, matrix in merged(relaxed).items():
             torch.testing.assert_close(matrix, targets[key], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(relaxed(tokens), plain(tokens), atol=1e-2)  # gains are still the relaxed model's own
@@ -181,11 +182,11 @@ def test_a_linear_injection_starts_as_the_additive_one_which_is_not_none():
     assert not torch.allclose(additive, none, atol=1e-4)
 
 
-@pytest.mark.parametrize("lanes", [2, 4])
-def test_lanes_start_as_one_residual_stream(lanes):
+@pytest.mark.parametrize("streams", [2, 4])
+def test_streams_start_as_one_residual_stream(streams):
     tokens = random_tokens(2, 9)
     one = Decoder(SHAPE, CYCLE).initialise(3)(tokens)
-    several = Decoder(SHAPE, replace(CYCLE, lanes=lanes)).initialise(3)(tokens)
+    several = Decoder(SHAPE, replace(CYCLE, streams=streams)).initialise(3)(tokens)
     torch.testing.assert_close(several, one, rtol=2e-3, atol=1e-4)  # the final norm sees the sum, and its epsilon
 
 
@@ -271,7 +272,7 @@ def test_masks_are_drawn_in_training_alone_and_are_right_on_average(rates, recom
         torch.testing.assert_close(mine, parameter.grad)
     if model.stochastic_depth:
         for depth, dropped in ((0, 0.15), (3, 0.6)):
-            kept = model._kept(depth, 4000)
+            kept = model._keep_scale(depth, 4000)
             assert kept.mean().item() == pytest.approx(1, abs=0.06)
             assert (kept == 0).float().mean().item() == pytest.approx(dropped, abs=0.05)
 
@@ -281,8 +282,8 @@ def test_decay_is_of_matrices_each_once():
         CYCLE, low_rank=LowRank(2, 2), diagonal=KINDS, atoms=Atoms("learned"), depth_embedding=True, injection="linear"
     )
     model = Decoder(SHAPE, sharing)
-    decayed = {id(p) for p in model.decayed()}
+    decayed = {id(p) for p in decayed_parameters(model)}
     names = {name.split(".")[-2] for name, p in model.named_parameters() if id(p) not in decayed and "." in name}
     assert names == {"norm", "query_norm", "key_norm", "final_norm", "diagonal", "coefficients"}
-    assert len(decayed) == len(model.decayed()) == 1 + 2 * 7 + 2 * 7  # embedding; blocks; factors
+    assert len(decayed) == len(decayed_parameters(model)) == 1 + 2 * 7 + 2 * 7  # embedding; blocks; factors
     assert Sharing(CYCLE.attention, CYCLE.feed_forward) == CYCLE

@@ -59,11 +59,11 @@ def check_parameters(shape, sharing):
         p.numel()
         for kind in KINDS
         for depth in range(sharing.depth)
-        for name, p in model._sub_layer(kind, depth, written, 1).gains.items()
+        for name, p in model._sub_layer(kind, depth, written, 1).norm_gains.items()
         if depth in sharing.depths(kind, name)
     )
     rest = [*embeddings, model.final_norm.weight, model.depth_embedding, model.injection]
-    rest += model.lanes.parameters() if model.lanes is not None else []
+    rest += model.hyper_connections.parameters() if model.hyper_connections is not None else []
     written_out = matrices + gains + sum(p.numel() for p in rest if p is not None)
     assert written_out == expected.materialised_parameters
 

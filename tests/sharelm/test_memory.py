@@ -19,7 +19,8 @@ from sharelm.study import Arm, expand
 from sharelm.study.load import study_from_tree
 from sharelm.study.memory import BUCKET, SHARE, Parts, explain_lack_of_memory, least_stage, needs, parts
 from sharelm.training import engine as engines
-from sharelm.training.trial import Run
+from sharelm.training.loop import Loop
+from sharelm.training.run import Run
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.models import random_tokens
 from tests.sharelm.small import TREE, RandomRows, small_study
@@ -184,10 +185,11 @@ def leave_nothing(store):
     """Two runs in one process, the first of which loads DeepSpeed."""
     study = small_study()
     for trial in expand(study).trials[:2]:
-        run = Run(study, trial, RandomRows(), Machine("cpu", "fp32", "x"), open_store(store), trial.name)
+        run = Run(study, trial, RandomRows(), Machine("cpu", "fp32", "x"))
+        loop = Loop(run, open_store(store), trial.name)
         run.step(0).read()
         held = [weakref.ref(thing) for thing in (run.model, run.engine, next(run.model.parameters()))]
-        run.close()
+        loop.close()
         assert [there() for there in held] == [None, None, None]
     assert gc.get_freeze_count() > 100_000  # modules, through which no collection goes again
     assert gc.isenabled()

@@ -8,10 +8,10 @@ import torch
 from sharelm.evaluation import Item
 from sharelm.evaluation.scoring import score
 from sharelm.model import Decoder, generate, load_model, save_weights
-from sharelm.model.attention import causal
+from sharelm.model.attention import flex_causal_attention
 from sharelm.sharing import LowRank
 from tests.sharelm.models import SHARINGS, decoder, fitting, random_tokens
-from tests.sharelm.reference import look
+from tests.sharelm.reference import causal_attention
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 EVERY_SCHEME = pytest.mark.parametrize("scheme", SHARINGS)
@@ -85,11 +85,11 @@ def test_attention_in_training_is_the_formula_and_repeats_to_the_bit(width, leng
     query, key, value, slope = (part.bfloat16() for part in drawn)
     exact = [part.double().requires_grad_() for part in (query, key, value)]
     wide_key, wide_value = (part.repeat_interleave(2, dim=1) for part in exact[1:])
-    wanted = look(exact[0], wide_key, wide_value)
+    wanted = causal_attention(exact[0], wide_key, wide_value)
     wanted.backward(slope.double())
 
     torch._dynamo.reset()  # it compiles few widths and lengths in a row
-    compiled = torch.compile(causal(length, width, device), fullgraph=True, dynamic=False)
+    compiled = torch.compile(flex_causal_attention(length, width, device), fullgraph=True, dynamic=False)
 
     def found():
         parts = [part.to(device).requires_grad_() for part in (query, key, value)]

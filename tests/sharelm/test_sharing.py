@@ -142,7 +142,7 @@ COMPOSITIONS_REFUSED = [
     (CYCLE, {"soft": SoftTying(-1.0)}, ["soft.weight = -1.0", "at least 0"]),
     (CYCLE, {"soft": SoftTying(0.1), "low_rank": LowRank(2, 2)}, ["low_rank.attention = 2", "read once"]),
     (CYCLE, {"soft": SoftTying(0.1), "kv": "first"}, ["kv = 'first'", "use 'exact'"]),
-    (CYCLE, {"lanes": 0}, ["lanes = 0", "at least 1"]),
+    (CYCLE, {"streams": 0}, ["streams = 0", "at least 1"]),
     (CYCLE, {"late": 1.0}, ["late = 1.0", "at least 0", "below 1"]),
     (PLAIN, {"late": 0.5}, ["late = 0.5", "use late = 0"]),
     (build_sharing("attention_only", 4), {"late": 0.5}, ["late = 0.5", "one schedule for both kinds"]),

@@ -23,12 +23,14 @@ from sharelm.store import open_store
 from sharelm.study import Study, Trial, expand
 from sharelm.study.load import study_from_tree
 from sharelm.study.training import Training
+from sharelm.training.commit import WEIGHTS
 from sharelm.training.engine import build_optimizer
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
 from sharelm.training.reshard import Piece, recut
+from sharelm.training.run import Figures, Run
 from sharelm.training.stability import stability
-from sharelm.training.trial import WEIGHTS, Figures, Run, train_trial
+from sharelm.training.trial import train_trial
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.small import TREE, RandomCorpus, RandomRows, small_study
 
@@ -157,7 +159,7 @@ def test_weights_scattered_over_workers_are_committed_whole(tmp_path: Path) -> N
 
 
 def _leave_parameters_unused(folder: str) -> None:
-    Decoder._touch = lambda model: torch.zeros(())  # type: ignore[method-assign]  # in a process of its own
+    Decoder._zero_from_unused = lambda model: torch.zeros(())  # type: ignore[method-assign]  # in a process of its own
     study = _late_study().decided(zero_stage=3)
     train_trial(study, expand(study).trials[SHARED], RandomCorpus(), "data", CPU, open_store(folder), _quiet)
 

@@ -34,7 +34,7 @@ COMPOSED = {
     ),
     "ties and deltas": replace(CYCLE, ties=KINDS, low_rank=LowRank(3, 3), embedding=Embedding("untied", 8)),
     "atoms and reuse": replace(CYCLE, atoms=Atoms("learned", "fixed"), kv="first", injection="additive"),
-    "lanes": replace(CYCLE, lanes=3, injection="linear"),
+    "streams": replace(CYCLE, streams=3, injection="linear"),
     "late": replace(LATE, low_rank=LowRank(3, 3), norms="per_depth", injection="linear", kv="first"),
 }
 STEPS, ROWS = 4, 4

@@ -1,8 +1,8 @@
 """The one place where the matrix of (kind, depth, name) is made from what is stored.
 
-A matrix is a stored one, the transpose of a stored one, or a sum of atoms; then come low-rank and diagonal deltas. It
-is made in one of two forms: *merged*, one tensor a depth, all depths at once, for passes over many tokens; or *apart*,
-where deltas are applied to the activations and no copy of a shared matrix is held, for decoding.
+A matrix is a stored one, the transpose of a stored one, or a sum of atoms. Low-rank and diagonal deltas are added to it
+in one of two forms. *Merged* deltas are added to the matrix, of all depths at once, for passes over many tokens.
+Deltas *apart* are applied to the activations, so that decoding holds no copy of a shared matrix.
 """
 
 from __future__ import annotations
@@ -47,8 +47,11 @@ class Weight(NamedTuple):
 Weights = dict[str, Weight]
 
 
-class Recipes(nn.Module):
-    """The recipes of one sub-layer kind; registers what depths store of their own, stacked over those depths."""
+class DepthMatrices(nn.Module):
+    """Makes the matrices of every depth for one sub-layer kind.
+
+    It registers the deltas and coefficients that depths store for themselves, stacked over those depths.
+    """
 
     def __init__(self, shape: ModelShape, sharing: Sharing, kind: Kind) -> None:
         super().__init__()
@@ -74,9 +77,10 @@ class Recipes(nn.Module):
 
     @torch.no_grad()
     def start(self, blocks: nn.ModuleList, draw: Draw, pool: Executor) -> None:
-        """Give the deltas and coefficients their first values; the blocks have theirs.
+        """Set the deltas and coefficients to their first values; the blocks must have theirs.
 
-        `draw` makes the first values that a parameter of this name has in the independent model; `pool` does the work.
+        `draw` returns the first values that a parameter of this name and size has in the independent model. `pool` runs
+        the decompositions.
         """
         for diagonal in self.diagonal.values():
             diagonal.zero_()
@@ -128,6 +132,7 @@ class Recipes(nn.Module):
         return table
 
     def _merged(self, name: str, deltas: list[int], bases: dict[int, Tensor]) -> dict[int, Weight]:
+        """The matrices of the depths with deltas, the deltas added to them."""
         whole = torch.stack([bases[depth] for depth in deltas])
         if name in self.outer:
             whole = torch.baddbmm(whole, self.outer[name], self.inner[name], alpha=self.scale)
@@ -137,6 +142,7 @@ class Recipes(nn.Module):
         return {depth: Weight(matrix) for depth, matrix in zip(deltas, whole.unbind(), strict=True)}
 
     def _apart(self, name: str, deltas: list[int], bases: dict[int, Tensor]) -> dict[int, Weight]:
+        """The matrices of the depths with deltas, the deltas beside them."""
         return {
             depth: Weight(
                 bases[depth],
@@ -152,8 +158,8 @@ class Recipes(nn.Module):
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """B [outputs, rank] and A [rank, inputs] whose product is nearest to `matrix` (Eckart-Young).
 
-    By the eigenvectors of the smaller Gram matrix, many times quicker than an SVD of the whole; small singular values
-    lose digits, their share of the product does not.
+    They come from the eigenvectors of the smaller Gram matrix, many times quicker than from an SVD of the whole. Small
+    singular values lose digits; their share of the product does not.
     """
     if matrix.shape[0] < matrix.shape[1]:
         inner, outer = truncated_svd(matrix.t(), rank)
