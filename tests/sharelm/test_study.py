@@ -101,6 +101,8 @@ REFUSED = [
     ({"data__validation_fraction": 1.0}, ["data.validation_fraction = 1.0"]),
     ({"evaluation__task__1__name": "held_out"}, ["task 'held_out' is there 2 times"]),
     ({"evaluation__task__0__kind": "cloze"}, ["exactly one task of kind bits_per_byte"]),
+    ({"evaluation__task__1__kind": "clozze"}, ["task[1].kind = 'clozze'", "no such kind", "did you mean 'cloze'?"]),
+    ({"evaluation__task__1__kind": "summary"}, ["no such kind of task; there are bits_per_byte, cloze, multiple"]),
     ({"evaluation__task__1__kind": "multiple_choice"}, ["'last_word'", "names no file"]),
     ({"evaluation__task__1__file": "a.jsonl"}, ["'last_word'", "names a file"]),
     ({"twins__axes": ["parameters"], "rollout__everywhere__axes": []}, ["twins.axes lacks 'depth'"]),
