@@ -57,5 +57,13 @@ TASK_KINDS = {
             metrics=(METRICS["accuracy"],),
             reads="file",
         ),
+        TaskKind(
+            "generation",
+            family="question_answering",
+            metrics=(METRICS["accuracy"],),
+            reads="file",
+            generates=True,
+            chance=0.0,
+        ),
     )
 }

@@ -4,8 +4,8 @@
 """
 
 from sharelm.evaluation.items import Item, shard, task_items
-from sharelm.evaluation.questions import read_questions
+from sharelm.evaluation.questions import read_answers, read_questions
 from sharelm.evaluation.scorer import Scorer, Until
 from sharelm.evaluation.scoring import score
 
-__all__ = ["Item", "Scorer", "Until", "read_questions", "score", "shard", "task_items"]
+__all__ = ["Item", "Scorer", "Until", "read_answers", "read_questions", "score", "shard", "task_items"]

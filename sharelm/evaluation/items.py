@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sharelm.data import Corpus
 from sharelm.errors import InputError
-from sharelm.evaluation.questions import read_questions
+from sharelm.evaluation.questions import read_answers, read_questions
 from sharelm.study.tree import Task
 
 PASSAGE_CHARACTERS = 300  # a passage is at least this long before its last word; LAMBADA's are 75 words on average
@@ -21,26 +21,33 @@ PASSAGE_CHARACTERS = 300  # a passage is at least this long before its last word
 LAST_WORD = re.compile(r"(?<=\S) (\w{2,})(?= ?[.!?][\"'”’)\]]*\s(?!\s*\d)|[^\w\s]{0,3}(?:\n|\Z))")
 
 
-Rule = Literal["rolling", "likelihood"]  # how an item becomes a row: `sharelm.evaluation.scoring.RULES`
+Rule = Literal["rolling", "likelihood", "generation"]  # how an item becomes a row: `sharelm.evaluation.scoring.RULES`
 
 
 @dataclass(frozen=True)
 class Item:
-    """One row to score. With several answers the row is the gold one's, and `correct` says whether it won."""
+    """One row to score. With several answers the row is the gold one's, and `correct` says whether it won.
+
+    An item whose answer is generated has none to read: `accepted` holds those that are right.
+    """
 
     domain: str
     document: str
     item: int
     context: str
-    answers: tuple[str, ...]  # what follows the context, with the blank before it
-    answer_bytes: tuple[int, ...]  # of what a reader would call the answer
+    answers: tuple[str, ...] = ()  # what follows the context, with the blank before it
+    answer_bytes: tuple[int, ...] = ()  # of what a reader would call the answer
     gold: int = 0
+    accepted: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+    max_new_tokens: int = 0
     rule: Rule = "likelihood"
 
     @property
     def bytes(self) -> int:
         """UTF-8 bytes a model reads for this item, all answers together."""
-        return sum(len(self.context.encode()) + len(answer.encode()) for answer in self.answers)
+        times = max(1, len(self.answers))
+        return times * len(self.context.encode()) + sum(len(answer.encode()) for answer in self.answers)
 
 
 def task_items(task: Task, corpus: Corpus, base: Path) -> list[Item]:
@@ -137,5 +144,27 @@ def _choices(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
         )
 
 
+def _answers(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
+    """One item a question; a blank that ends the query is left to the answer, as training text has it."""
+    assert task.file is not None
+    assert task.max_new_tokens is not None
+    for question in read_answers(Path(base, task.file)):
+        yield Item(
+            domain=task.name,
+            document=f"{task.name}:{question.line}",
+            item=0,
+            context=question.query.rstrip(" "),
+            accepted=question.accepted,
+            stop=tuple(task.stop or ()),
+            max_new_tokens=task.max_new_tokens,
+            rule="generation",
+        )
+
+
 Builder = Callable[[Task, Corpus, Path], Iterator[Item]]
-BUILDERS: dict[str, Builder] = {"bits_per_byte": _documents, "cloze": _last_words, "multiple_choice": _choices}
+BUILDERS: dict[str, Builder] = {
+    "bits_per_byte": _documents,
+    "cloze": _last_words,
+    "multiple_choice": _choices,
+    "generation": _answers,
+}

@@ -48,6 +48,17 @@ def _likelihood(scorer: Scorer, items: list[Item]) -> list[dict[str, Any]]:
     return rows
 
 
+def _generation(scorer: Scorer, items: list[Item]) -> list[dict[str, Any]]:
+    """Whether what the model says is one of the accepted answers, blanks around both left out; it has no nll."""
+    texts = scorer.generate_until(
+        [(item.context, {"until": item.stop, "max_gen_toks": item.max_new_tokens}) for item in items]
+    )
+    return [
+        _row(item, None, tokens, len(text.encode()), text.strip() in {answer.strip() for answer in item.accepted})
+        for item, text, tokens in zip(items, texts, scorer.count_tokens(texts), strict=True)
+    ]
+
+
 def _row(item: Item, nll: float | None, tokens: int, size: int, right: bool | None) -> dict[str, Any]:
     return {
         "domain": item.domain,
@@ -63,4 +74,5 @@ def _row(item: Item, nll: float | None, tokens: int, size: int, right: bool | No
 RULES: dict[Rule, Callable[[Scorer, list[Item]], list[dict[str, Any]]]] = {
     "rolling": _rolling,
     "likelihood": _likelihood,
+    "generation": _generation,
 }

@@ -150,6 +150,8 @@ class Task(Node):
     file: str | None = None  # for a kind that reads one: JSONL, one item a line
     max_items: Positive | None = None
     shards: Positive = 1
+    max_new_tokens: Positive | None = None  # for a kind that generates: an answer's longest
+    stop: list[Annotated[str, Field(min_length=1)]] | None = None  # likewise: an answer ends before any of these
 
     @property
     def traits(self) -> TaskKind:
@@ -172,6 +174,15 @@ class Task(Node):
             raise ValueError(f"task {self.name!r} is {self.kind} and names no file")
         if not reads_file and self.file is not None:
             raise ValueError(f"task {self.name!r} is {self.kind}, which reads held-out documents, but names a file")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_fit(self) -> Task:
+        if self.traits.generates and self.max_new_tokens is None:
+            raise ValueError(f"task {self.name!r} is {self.kind} and says no max_new_tokens")
+        for field in ("max_new_tokens", "stop"):
+            if not self.traits.generates and getattr(self, field) is not None:
+                raise ValueError(f"task {self.name!r} is {self.kind}, which generates nothing, but says {field}")
         return self
 
 
@@ -371,6 +382,12 @@ class Study(Node):
                 raise ValueError(
                     f"cost.workload {workload.name!r}: prompt_tokens + new_tokens = "
                     f"{workload.prompt_tokens + workload.new_tokens} is more than model.context = {context}"
+                )
+        for task in self.evaluation.task:
+            if task.max_new_tokens is not None and task.max_new_tokens >= context:
+                raise ValueError(
+                    f"evaluation.task {task.name!r}: max_new_tokens = {task.max_new_tokens} leaves no room for a query "
+                    f"in model.context = {context}"
                 )
         for stage in STAGES:
             for axis in getattr(self.rollout, stage).axes:

@@ -273,6 +273,54 @@ def test_an_answer_longer_than_the_context_is_scored_whole(corpus):
     assert row["tokens"] == len(answer)
 
 
+OPEN = [
+    {"query": "The stone is in the ", "answer": " river"},
+    {"query": "Seven green\n", "answer": ["houses", "never under\u3042"]},
+    {"query": "", "answer": "music"},
+    {"query": sentences(5, 60), "answer": ["winter"]},
+]
+
+
+@pytest.fixture
+def generation(tmp_path):
+    jsonl(tmp_path / "open.jsonl", OPEN)
+    return Task(name="open", kind="generation", file="open.jsonl", max_new_tokens=16, stop=["\n"])
+
+
+def said_by(corpus, items, answers, end):
+    """(history, answer) rows that teach a model to say these answers and then to end them so."""
+    rows = []
+    for item, answer in zip(items, answers, strict=True):
+        history = [corpus.end_of_text, *encode(corpus, item.context)][-(SHAPE.context - item.max_new_tokens) :]
+        rows.append((history, [*encode(corpus, answer), *end]))
+    return rows
+
+
+@pytest.mark.parametrize("ending", ["end of text", "stop"])
+def test_a_generated_answer_is_right_when_it_is_an_accepted_one_but_for_blanks(corpus, generation, tmp_path, ending):
+    items = task_items(generation, corpus, tmp_path)
+    assert [item.context for item in items[:3]] == ["The stone is in the", "Seven green\n", ""]
+    end = [corpus.end_of_text] if ending == "end of text" else encode(corpus, "\n")
+    answers = [" river ", "never under\u3042", "Music", "winters"]
+    model = taught(said_by(corpus, items, answers, end))
+    rows = scored(model, corpus, items, 300).to_pylist()
+    assert [row["correct"] for row in rows] == [1.0, 1.0, 0.0, 0.0]
+    assert [(row["domain"], row["document"]) for row in rows] == [("open", f"open:{number}") for number in (1, 2, 3, 4)]
+    assert [row["nll_nats"] for row in rows] == [None] * 4
+    assert [row["bytes"] for row in rows] == [len(answer.encode()) for answer in answers]
+    assert [row["tokens"] for row in rows] == [len(encode(corpus, answer)) for answer in answers]
+    assert rows == [row for n in range(2) for row in scored(model, corpus, items[2 * n : 2 * n + 2], 1).to_pylist()]
+
+
+def test_items_of_several_rules_keep_their_order(corpus, generation, questions, tmp_path):
+    lists = [task_items(task, corpus, tmp_path) for task in (generation, questions, BITS)]
+    mixed = [item for group in zip(*lists, strict=False) for item in group]
+    model = decoder(SHARING, SHAPE)
+    rows = scored(model, corpus, mixed, 300).to_pylist()
+    assert [(row["document"], row["item"]) for row in rows] == [(item.document, item.item) for item in mixed]
+    assert rows[1::3] == scored(model, corpus, mixed[1::3], 300).to_pylist()
+
+
 def test_every_kind_has_a_builder_of_its_items():
     assert BUILDERS.keys() == TASK_KINDS.keys()
 

@@ -321,6 +321,7 @@ def test_whatever_runs_in_scoring_and_measuring_is_part_of_its_name(tmp_path: Pa
     save_weights(Decoder(arm.shape, arm.sharing).initialise(0), path)
     saved = train_tokenizer([], 257).to_str()
     items = [Item("text", str(i), 0, "ab", ("cde",), (3,)) for i in range(3)]
+    items += [Item("text", "said", 0, "ab", accepted=("c",), stop=("d",), max_new_tokens=4, rule="generation")]
     items += [Item("text", "whole", 0, "", (f"abc {END_OF_TEXT}",), (3,), rule="rolling")]
 
     def scored() -> None:

@@ -10,6 +10,7 @@ from sharelm.metrics import DECIDING, METRICS
 from sharelm.store.schemas import TABLES
 from sharelm.study.tree import Accuracy
 from sharelm.tasks import TASK_KINDS
+from tests.sharelm.report_helpers import reported, study_of
 
 ROOT = Path(__file__).parents[2]
 REGISTRIES = {ROOT / "sharelm/tasks.py", ROOT / "sharelm/metrics.py"}
@@ -93,6 +94,29 @@ def test_a_kind_gives_metrics_of_the_registry_and_knows_its_chance():
         assert kind.judged or kind.chance is None
         assert not (kind.judged and kind.decides)
     assert [name for name, kind in TASK_KINDS.items() if kind.decides] == ["bits_per_byte"]
+
+
+def test_a_task_of_every_kind_goes_from_scores_to_the_report():
+    needs = {"documents": {}, "file": {"file": "questions.jsonl"}}
+    tasks = [
+        {"name": f"task-{name}", "kind": name, **needs[kind.reads], **({"max_new_tokens": 4} if kind.generates else {})}
+        for name, kind in TASK_KINDS.items()
+    ]
+    study = study_of(evaluation={"task": tasks})
+    report, tables, _ = reported(study)
+    found = {(row["task"], row["metric"], row["margin"], row["outcome"] is None) for row in rows_of_all(tables)}
+    accuracy = study.kpi.accuracy
+    for name, kind in TASK_KINDS.items():
+        for metric in kind.metrics:
+            margin = None if metric.margin is None else getattr(accuracy, metric.margin)
+            assert (f"task-{name}", metric.name, margin, margin is None) in found
+            assert metric.title in report.html
+        assert f"task-{name}" in report.html
+    assert len(found) == sum(len(kind.metrics) for kind in TASK_KINDS.values())
+
+
+def rows_of_all(tables):
+    return [row for row in tables["comparisons"].to_pylist() if row["domain"] == "all"]
 
 
 def test_the_registries_cost_nothing_to_import():
