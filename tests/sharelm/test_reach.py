@@ -196,6 +196,8 @@ LEARNING = {"train", "proxy", "speed"}
         ("sharelm/store/s3.py", '"""', '""" '),
         ("sharelm/training/engine.py", "would apply an old gradient", "applies an old gradient"),
         ("sharelm/study/tree.py", "which reads held-out documents, but names a file", "but names a file"),
+        ("sharelm/metrics.py", '"held-out loss"', '"loss"'),
+        ("sharelm/tasks.py", "chance=0.0", "chance=0.1"),
     ],
 )
 def test_a_message_a_drawing_and_an_estimate_retrain_nothing(
