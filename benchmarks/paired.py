@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from sharelm.errors import InputError
 from sharelm.statistics.compare import mean_difference, paired_figures
 from sharelm.statistics.intervals import document_standard_errors
-from sharelm.statistics.panel import LOSS, Panel, build_panel
+from sharelm.statistics.panel import Panel, build_panel
 from sharelm.store import open_store
 
 CONFIDENCE = 0.95
@@ -25,7 +25,7 @@ CONFIDENCE = 0.95
 
 def difference(panel: Panel, one: str, other: str, seeds: list[int]) -> dict[str, float]:
     """Losses of two arms in nats a token, and how far the first lies above the second, with its interval."""
-    (metric,) = (metric for metric in panel.metrics if metric.name == LOSS)
+    metric = panel.deciding
     change = mean_difference(panel, (one, other), metric, seeds)[:, None]
     (error,) = document_standard_errors(change, metric.sizes[:, None], np.random.default_rng(0)).tolist()
     found = paired_figures(panel, (one, other), metric, seeds, error, CONFIDENCE)

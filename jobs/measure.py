@@ -25,6 +25,7 @@ class Place:
 
     study: Study
     store: str
+    data: str  # the step of the study's data
     machine: Machine
     threads: int
     board: Any
@@ -56,18 +57,23 @@ def score_trial(
     place: Place, trial: Trial, trial_step: str, task: Task, items: list[Any], shard_index: int, step: str
 ) -> None:
     """Score one trial on one shard of a task's items and commit the rows."""
-    from sharelm.evaluation import shard
-    from sharelm.evaluation.scoring import score
+    from sharelm.data import open_corpus
+    from sharelm.evaluation import score, shard
+    from sharelm.evaluation.decoder import DecoderScorer
     from sharelm.model import load_model
 
     store, study = open_store(place.store), place.study.name
     if store.find("scores", study, step) is not None:
         return
     weights = _weights(store, study, trial_step)
+    data = store.find("data", study, place.data)
+    assert data is not None  # a trial is trained on them
+    tokenizer = open_corpus(store, data).tokenizer
     with _device(place), busy(place.board, "evaluation"):
         model = load_model(weights, place.machine.device, place.machine.precision)
-        rows = score(model, shard(items, shard_index, task.shards), place.study.evaluation.tokens_per_batch)
-        del model
+        scorer = DecoderScorer(model, tokenizer, place.study.evaluation.tokens_per_batch)
+        rows = score(scorer, shard(items, shard_index, task.shards))
+        del model, scorer
     names = {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed, "task": task.name, "kind": task.kind}
     for key, value in names.items():
         field = TABLES["scores"].field(key)

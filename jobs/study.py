@@ -90,7 +90,7 @@ class Driver:
             progress.stage(why)
         check_room(models, study.training, self.machine.precision, self.machine.memory)
         self.board: Any = Board.options(scheduling_strategy=_here()).remote()  # type: ignore[attr-defined]
-        self.place = Place(study, store.uri, self.machine, self.have.evaluation_cpus, self.board)
+        self.place = Place(study, store.uri, data, self.machine, self.have.evaluation_cpus, self.board)
         self.plan = expand(study)
         self.work = Work()
         self.missing: dict[str, Trial] = {}

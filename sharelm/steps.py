@@ -25,7 +25,9 @@ TRAIN, PROXY, SPEED = (
 SCORE = (
     "sharelm.evaluation:task_items",
     "sharelm.evaluation:shard",
-    "sharelm.evaluation.scoring:score",
+    "sharelm.evaluation:score",
+    "sharelm.evaluation.decoder:DecoderScorer",
+    "sharelm.data:open_corpus",  # whose tokenizer it has
     "sharelm.model:load_model",
 )
 COST = ("sharelm.cost.measurement:measure",)

@@ -1,9 +1,11 @@
 """Scoring a trained model: tasks become items, items become rows of the table `scores`.
 
-`scoring`, which needs torch, is imported by itself: a driver makes items and scores none.
+`decoder`, which needs torch, is imported by itself: a driver makes items and scores none.
 """
 
 from sharelm.evaluation.items import Item, shard, task_items
-from sharelm.evaluation.questions import read_questions
+from sharelm.evaluation.questions import read_answers, read_questions
+from sharelm.evaluation.scorer import Scorer, Until
+from sharelm.evaluation.scoring import score
 
-__all__ = ["Item", "read_questions", "shard", "task_items"]
+__all__ = ["Item", "Scorer", "Until", "read_answers", "read_questions", "score", "shard", "task_items"]

@@ -1,17 +1,17 @@
-"""What a task asks of a model: items, each a history and one or more answers whose tokens are scored after it."""
+"""What a task asks of a model: items, each a context and one or more answers, all of them texts."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sharelm.data import Corpus
 from sharelm.errors import InputError
-from sharelm.evaluation.questions import read_questions
+from sharelm.evaluation.questions import read_answers, read_questions
 from sharelm.study.tree import Task
 
 PASSAGE_CHARACTERS = 300  # a passage is at least this long before its last word; LAMBADA's are 75 words on average
@@ -21,23 +21,33 @@ PASSAGE_CHARACTERS = 300  # a passage is at least this long before its last word
 LAST_WORD = re.compile(r"(?<=\S) (\w{2,})(?= ?[.!?][\"'”’)\]]*\s(?!\s*\d)|[^\w\s]{0,3}(?:\n|\Z))")
 
 
+Rule = Literal["rolling", "likelihood", "generation"]  # how an item becomes a row: `sharelm.evaluation.scoring.RULES`
+
+
 @dataclass(frozen=True)
 class Item:
-    """One row to score. With several answers the row is the gold one's, and `correct` says whether it won."""
+    """One row to score. With several answers the row is the gold one's, and `correct` says whether it won.
+
+    An item whose answer is generated has none to read: `accepted` holds those that are right.
+    """
 
     domain: str
     document: str
     item: int
-    history: list[int]
-    answers: tuple[list[int], ...]
-    answer_bytes: tuple[int, ...]
+    context: str
+    answers: tuple[str, ...] = ()  # what follows the context, with the blank before it
+    answer_bytes: tuple[int, ...] = ()  # of what a reader would call the answer
     gold: int = 0
-    judged: bool = True  # False: the row has a likelihood and nothing to be right about
+    accepted: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+    max_new_tokens: int = 0
+    rule: Rule = "likelihood"
 
     @property
-    def tokens(self) -> int:
-        """Tokens a model reads for this item, all answers together."""
-        return sum(len(self.history) + len(answer) for answer in self.answers)
+    def bytes(self) -> int:
+        """UTF-8 bytes a model reads for this item, all answers together."""
+        times = max(1, len(self.answers))
+        return times * len(self.context.encode()) + sum(len(answer.encode()) for answer in self.answers)
 
 
 def task_items(task: Task, corpus: Corpus, base: Path) -> list[Item]:
@@ -45,19 +55,19 @@ def task_items(task: Task, corpus: Corpus, base: Path) -> list[Item]:
 
     Raises `InputError` for a bad file, and when the held-out documents hold nothing to score.
     """
-    items = list(islice(KINDS[task.kind](task, corpus, base), task.max_items))
+    items = list(islice(BUILDERS[task.kind](task, corpus, base), task.max_items))
     if not items:
         raise InputError(f"task {task.name!r} ({task.kind}) finds nothing to score in the held-out documents")
     return items
 
 
 def shard(items: list[Item], index: int, count: int) -> list[Item]:
-    """The items of shard `index` of `count`; every item is in one shard, and shards cost about the same tokens."""
+    """The items of shard `index` of `count`; every item is in one shard, and shards are of about the same bytes."""
     loads = [0] * count
-    chosen = []
-    for number in sorted(range(len(items)), key=lambda n: (-items[n].tokens, n)):
+    chosen, sizes = [], [item.bytes for item in items]
+    for number in sorted(range(len(items)), key=lambda n: (-sizes[n], n)):
         lightest = loads.index(min(loads))
-        loads[lightest] += items[number].tokens
+        loads[lightest] += sizes[number]
         if lightest == index:
             chosen.append(number)
     return [items[number] for number in sorted(chosen)]
@@ -78,17 +88,17 @@ def _by_domain(corpus: Corpus, *columns: str) -> list[list[dict[str, Any]]]:
 
 
 def _documents(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
-    """Every held-out document, all of its tokens, the first one predicted from the end-of-text token."""
-    for row in _in_turn(_by_domain(corpus, "bytes", "tokens")):
+    """Every held-out document that has a token, the whole of it."""
+    for row in _in_turn(_by_domain(corpus, "text", "bytes", "tokens")):
         if row["tokens"]:
             yield Item(
                 domain=row["domain"],
                 document=row["digest"],
                 item=0,
-                history=[corpus.end_of_text],
-                answers=(row["tokens"],),
+                context="",
+                answers=(row["text"],),
                 answer_bytes=(row["bytes"],),
-                judged=False,
+                rule="rolling",
             )
 
 
@@ -110,8 +120,8 @@ def _last_words(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
                 domain=row["domain"],
                 document=row["digest"],
                 item=number,
-                history=[corpus.end_of_text, *_encode(corpus, passage)],
-                answers=(_encode(corpus, word),),
+                context=passage,
+                answers=(word,),
                 answer_bytes=(len(word.encode()),),
             )
 
@@ -127,16 +137,34 @@ def _choices(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
             domain=task.name,
             document=f"{task.name}:{question.line}",
             item=0,
-            history=[corpus.end_of_text, *_encode(corpus, question.query.rstrip())],
-            answers=tuple(_encode(corpus, text) for text in texts),
+            context=question.query.rstrip(),
+            answers=tuple(texts),
             answer_bytes=tuple(len(choice.encode()) for choice in question.choices),
             gold=question.gold,
         )
 
 
-def _encode(corpus: Corpus, text: str) -> list[int]:
-    tokens: list[int] = corpus.tokenizer.encode(text, add_special_tokens=False).ids
-    return tokens
+def _answers(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
+    """One item a question; a blank that ends the query is left to the answer, as training text has it."""
+    assert task.file is not None
+    assert task.max_new_tokens is not None
+    for question in read_answers(Path(base, task.file)):
+        yield Item(
+            domain=task.name,
+            document=f"{task.name}:{question.line}",
+            item=0,
+            context=question.query.rstrip(" "),
+            accepted=question.accepted,
+            stop=tuple(task.stop or ()),
+            max_new_tokens=task.max_new_tokens,
+            rule="generation",
+        )
 
 
-KINDS = {"bits_per_byte": _documents, "cloze": _last_words, "multiple_choice": _choices}
+Builder = Callable[[Task, Corpus, Path], Iterator[Item]]
+BUILDERS: dict[str, Builder] = {
+    "bits_per_byte": _documents,
+    "cloze": _last_words,
+    "multiple_choice": _choices,
+    "generation": _answers,
+}

@@ -1,13 +1,20 @@
-"""Multiple-choice files: one JSON object a line with `query`, `choices` and `gold`, as llm-foundry writes them."""
+"""Files of questions, one JSON object a line.
+
+Multiple choice: `query`, `choices` and `gold`, as llm-foundry writes them. Generation: `query` and `answer`, one text
+or a list of texts that are all right.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sharelm.errors import InputError
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -20,38 +27,70 @@ class Question:
     gold: int
 
 
+@dataclass(frozen=True)
+class OpenQuestion:
+    """A query and every answer to it that is right; `line` counts from 1."""
+
+    line: int
+    query: str
+    accepted: tuple[str, ...]
+
+
 def read_questions(path: Path) -> list[Question]:
-    """The questions of this file.
+    """The multiple-choice questions of this file.
 
     Raises `InputError` naming file, line and field for a file that is missing, empty, not UTF-8 or not such lines.
     """
+    return _read(path, ("query", "choices", "gold"), _question)
+
+
+def read_answers(path: Path) -> list[OpenQuestion]:
+    """The questions of this file that are answered with a text.
+
+    Raises `InputError` naming file, line and field for a file that is missing, empty, not UTF-8 or not such lines.
+    """
+    return _read(path, ("query", "answer"), _open_question)
+
+
+def _read(path: Path, fields: tuple[str, ...], made: Callable[[str, int, dict[str, Any]], Read]) -> list[Read]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also cut at U+2028 inside a text
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    questions = [
-        _question(f"{path} line {number}", number, line) for number, line in enumerate(lines, 1) if line.strip()
-    ]
+    names = f"{', '.join(fields[:-1])} and {fields[-1]}"
+    questions = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{path} line {number}"
+            questions.append(made(where, number, _row(where, line, fields, names)))
     if not questions:
-        raise InputError(f"{path} holds no questions; a line is a JSON object with query, choices and gold")
+        raise InputError(f"{path} holds no questions; a line is a JSON object with {names}")
     return questions
 
 
-def _question(where: str, number: int, line: str) -> Question:
+def _row(where: str, line: str, fields: tuple[str, ...], names: str) -> dict[str, Any]:
     try:
         row: Any = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where} is not JSON: {error.msg} at column {error.colno}") from None
     if not isinstance(row, dict):
-        raise InputError(f"{where} is not a JSON object with query, choices and gold")
-    for field in ("query", "choices", "gold"):
+        raise InputError(f"{where} is not a JSON object with {names}")
+    for field in fields:
         if field not in row:
             raise InputError(f"{where}: {field} is missing")
+        try:
+            json.dumps(row[field], ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{where}: {field} = {row[field]!r} has half a surrogate pair, which is no text") from None
+    if not isinstance(row["query"], str):
+        raise InputError(f"{where}: query = {row['query']!r} is not a string")
+    return row
+
+
+def _question(where: str, number: int, row: dict[str, Any]) -> Question:
     query, choices, gold = row["query"], row["choices"], row["gold"]
-    if not isinstance(query, str):
-        raise InputError(f"{where}: query = {query!r} is not a string")
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
         raise InputError(f"{where}: choices = {choices!r} is not a list of two or more texts")
     if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
@@ -59,3 +98,11 @@ def _question(where: str, number: int, line: str) -> Question:
             f"{where}: gold = {gold!r} is not an index of the {len(choices)} choices (0 to {len(choices) - 1})"
         )
     return Question(number, query, tuple(choices), gold)
+
+
+def _open_question(where: str, number: int, row: dict[str, Any]) -> OpenQuestion:
+    answer = row["answer"]
+    accepted = answer if isinstance(answer, list) else [answer]
+    if not accepted or not all(isinstance(text, str) and text.strip() for text in accepted):
+        raise InputError(f"{where}: answer = {answer!r} is not a text or a list of texts")
+    return OpenQuestion(number, row["query"], tuple(accepted))

@@ -1,111 +1,78 @@
-"""Scoring items with a model: one row an item, whatever else is in its batch or its shard."""
+"""Scoring items with any scorer: one row an item, in the columns of the table `scores`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
-import torch.nn.functional as F
 
-from sharelm.evaluation.items import Item
-from sharelm.model import Decoder
+from sharelm.evaluation.items import Item, Rule
+from sharelm.evaluation.scorer import Scorer
 from sharelm.store.schemas import TABLES
 
 COLUMNS = ["domain", "document", "item", "nll_nats", "tokens", "bytes", "correct"]
 
 
-@dataclass(frozen=True)
-class Window:
-    """Tokens of which the last `scored` are scored, each given those before it; `answer` says whose they are."""
+def score(scorer: Scorer, items: list[Item]) -> pa.Table:
+    """Rows of the table `scores` for these items, in their order, less the columns that name trial and task."""
+    rows: dict[int, dict[str, Any]] = {}
+    for rule in dict.fromkeys(item.rule for item in items):
+        numbers = [number for number, item in enumerate(items) if item.rule == rule]
+        rows |= zip(numbers, RULES[rule](scorer, [items[number] for number in numbers]), strict=True)
+    schema = pa.schema([TABLES["scores"].field(name) for name in COLUMNS])
+    return pa.Table.from_pylist([rows[number] for number in range(len(items))], schema=schema)
 
-    answer: int
-    tokens: list[int]
-    scored: int
+
+def _rolling(scorer: Scorer, items: list[Item]) -> list[dict[str, Any]]:
+    """The likelihood of a whole text; there is nothing to be right about."""
+    texts = [item.answers[0] for item in items]
+    found = zip(items, scorer.loglikelihood_rolling(texts), scorer.count_tokens(texts), strict=True)
+    return [_row(item, -value, tokens, item.answer_bytes[0], None) for item, value, tokens in found]
 
 
-def windows(number: int, history: list[int], answer: list[int], context: int) -> Iterator[Window]:
-    """The windows that score every token of an answer once, none longer than a model of this context can read.
+def _likelihood(scorer: Scorer, items: list[Item]) -> list[dict[str, Any]]:
+    """The likelihood of the gold answer.
 
-    An answer that fits keeps as much of its history as fits too, the latest. A longer one is cut as lm-eval does
-    (`get_rolling_token_windows` with a context of 1): each window scores `context` tokens after the one before
-    them, and the last, which has fewer to score, reaches back instead.
+    One answer is right if it is the model's first choice token by token; of several, the gold one is if it has the
+    lowest nll per byte (lm-eval's `acc_norm`, which divides by characters).
     """
-    text = history + answer
-    for start in range(len(history), len(text), context):
-        end = min(start + context, len(text))
-        yield Window(number, text[max(0, end - context - 1) : end], end - start)
+    values = iter(scorer.loglikelihood([(item.context, answer) for item in items for answer in item.answers]))
+    counts = scorer.count_tokens([item.answers[item.gold] for item in items])
+    rows = []
+    for item, tokens in zip(items, counts, strict=True):
+        found = [next(values) for _ in item.answers]
+        per_byte = [-value / size for (value, _), size in zip(found, item.answer_bytes, strict=True)]
+        right = found[0][1] if len(found) == 1 else per_byte.index(min(per_byte)) == item.gold
+        rows.append(_row(item, -found[item.gold][0], tokens, item.answer_bytes[item.gold], right))
+    return rows
 
 
-def batches(found: list[Window], tokens_per_batch: int) -> Iterator[list[Window]]:
-    """Windows of like length together, longest first: at most this many tokens with padding, or one window."""
-    batch: list[Window] = []
-    for window in sorted(found, key=lambda window: -len(window.tokens)):
-        if batch and (len(batch) + 1) * (len(batch[0].tokens) - 1) > tokens_per_batch:
-            yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
+def _generation(scorer: Scorer, items: list[Item]) -> list[dict[str, Any]]:
+    """Whether what the model says is one of the accepted answers, blanks around both left out; it has no nll."""
+    texts = scorer.generate_until(
+        [(item.context, {"until": item.stop, "max_gen_toks": item.max_new_tokens}) for item in items]
+    )
+    return [
+        _row(item, None, tokens, len(text.encode()), text.strip() in {answer.strip() for answer in item.accepted})
+        for item, text, tokens in zip(items, texts, scorer.count_tokens(texts), strict=True)
+    ]
 
 
-def _batch_scores(model: Decoder, batch: list[Window]) -> tuple[list[float], list[bool]]:
-    """For each window its summed nll in nats, and whether every scored token was the model's first choice."""
-    inputs = np.zeros((len(batch), len(batch[0].tokens) - 1), dtype=np.int64)
-    targets = np.full_like(inputs, -1)
-    for row, window in enumerate(batch):
-        last = len(window.tokens) - 1
-        inputs[row, :last] = window.tokens[:-1]
-        targets[row, last - window.scored : last] = window.tokens[-window.scored :]
-    device = model.device
-    wanted = torch.from_numpy(targets).to(device)
-    scored = wanted >= 0
-    logits = model.head(model.hidden(torch.from_numpy(inputs).to(device))[scored]).float()
-    nll = torch.zeros(wanted.shape, dtype=torch.float64, device=device)
-    nll[scored] = F.cross_entropy(logits, wanted[scored], reduction="none").double()
-    wrong = torch.zeros_like(scored)
-    wrong[scored] = logits.argmax(dim=-1) != wanted[scored]
-    return nll.sum(dim=1).tolist(), (~wrong.any(dim=1)).tolist()
-
-
-@torch.inference_mode()
-def score(model: Decoder, items: list[Item], tokens_per_batch: int) -> pa.Table:
-    """Rows of the table `scores` for these items, in their order, less the columns that name trial and task.
-
-    `correct` is, for one answer, whether every token of it is the model's first choice; for several, whether the
-    gold one has the lowest nll per byte (lm-eval's `acc_norm`, which divides by characters).
-    """
-    answers = [(item.history, answer) for item in items for answer in item.answers]
-    found = [w for number, pair in enumerate(answers) for w in windows(number, *pair, model.shape.context)]
-    nll, greedy = [0.0] * len(answers), [True] * len(answers)
-    for batch in batches(found, tokens_per_batch):
-        for window, value, first in zip(batch, *_batch_scores(model, batch), strict=True):
-            nll[window.answer] += value
-            greedy[window.answer] &= first
-    rows, first_answer = [], 0
-    for item in items:
-        of_item = slice(first_answer, first_answer + len(item.answers))
-        rows.append(_row(item, nll[of_item], greedy[of_item]))
-        first_answer = of_item.stop
-    return pa.Table.from_pylist(rows, schema=pa.schema([TABLES["scores"].field(name) for name in COLUMNS]))
-
-
-def _row(item: Item, nll: list[float], greedy: list[bool]) -> dict[str, Any]:
-    correct: bool | None = None
-    if item.judged and len(nll) == 1:
-        correct = greedy[0]
-    elif item.judged:
-        per_byte = [value / size for value, size in zip(nll, item.answer_bytes, strict=True)]
-        correct = per_byte.index(min(per_byte)) == item.gold
+def _row(item: Item, nll: float | None, tokens: int, size: int, right: bool | None) -> dict[str, Any]:
     return {
         "domain": item.domain,
         "document": item.document,
         "item": item.item,
-        "nll_nats": nll[item.gold],
-        "tokens": len(item.answers[item.gold]),
-        "bytes": item.answer_bytes[item.gold],
-        "correct": None if correct is None else float(correct),
+        "nll_nats": nll,
+        "tokens": tokens,
+        "bytes": size,
+        "correct": None if right is None else float(right),
     }
+
+
+RULES: dict[Rule, Callable[[Scorer, list[Item]], list[dict[str, Any]]]] = {
+    "rolling": _rolling,
+    "likelihood": _likelihood,
+    "generation": _generation,
+}

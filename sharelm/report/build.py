@@ -14,9 +14,10 @@ import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
+from sharelm.metrics import METRICS
 from sharelm.report import numbers
 from sharelm.report.caveats import axis_words, caveats, scope
-from sharelm.report.gallery import ALL, LOSS, METRICS, draw
+from sharelm.report.gallery import draw, main_rows
 from sharelm.report.settings import compare_settings, to_toml
 from sharelm.report.summary import ArmFigures, Row, Summary, summarise
 from sharelm.sharing.drawing import degrees
@@ -310,7 +311,7 @@ def build(plan: Plan, tables: Mapping[str, pa.Table], headline: list[str], facts
     `missing` (a list of `{"trial", "reason"}`) and `chance` (the accuracy that guessing reaches, by task).
     """
     study, summary, data = plan.study, summarise(plan, tables), facts.get("data") or {}
-    main = [row for row in summary.comparisons if row["metric"] == LOSS and row["domain"] == ALL]
+    main = main_rows(summary.comparisons)
     context = {
         "study": study,
         "headline": headline,

@@ -142,12 +142,11 @@ def _times(summary: Summary) -> list[str]:
 
 def _tasks(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]:
     found = []
-    chance_of = {task.name: 0.0 for task in study.evaluation.task if task.kind == "cloze"} | dict(
-        facts.get("chance") or {}
-    )
+    known = {task.name: task.traits.chance for task in study.evaluation.task if task.traits.chance is not None}
+    chance_of = known | dict(facts.get("chance") or {})
     for task in study.evaluation.task:
         values = [figures.accuracies[task.name] for figures in summary.arms if task.name in figures.accuracies]
-        if task.kind == "bits_per_byte":
+        if not task.traits.judged:
             continue
         if not values:
             found.append(f"Task {task.name} has no scores.")
@@ -161,7 +160,7 @@ def _tasks(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str
                 f"Task {task.name} is at chance: the best arm reaches {percent(max(values), 3)}, guessing "
                 f"{percent(chance_of[task.name], 3)}. Equal scores there say nothing."
             )
-    if all(task.kind != "multiple_choice" for task in study.evaluation.task):
+    if all(task.traits.reads == "documents" for task in study.evaluation.task):
         found.append(
             "Every score is on held-out documents of the training corpora; other kinds of text, dialogue, "
             "reasoning and instructions were not tested."

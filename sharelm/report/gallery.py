@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sharelm.metrics import METRICS
 from sharelm.report.caveats import axis_words
 from sharelm.report.charts import (
     COMPUTE_TWIN,
@@ -27,13 +28,7 @@ from sharelm.report.drawing import Chart
 from sharelm.report.numbers import brief, si, significant
 from sharelm.report.summary import Row, Summary
 
-LOSS = "loss_nats_per_token"
 ALL = "all"
-METRICS = {  # metric: how a reader calls it, unit on the axis, whether higher is better
-    LOSS: ("held-out loss", "nats", False),
-    "bits_per_byte": ("bits per byte", "bits", False),
-    "accuracy": ("accuracy", "share", True),
-}
 _TWIN_LINES: dict[str, tuple[str, LineStyle]] = {
     "depth": (TWIN, "--"),
     "parameters": (PARAMETERS_TWIN, ":"),
@@ -58,29 +53,29 @@ class Gallery:
 
 
 def _forest(key: str, title: str, rows: list[Row]) -> Chart:
-    name, unit, higher = METRICS.get(rows[0]["metric"], (rows[0]["metric"], "", False))
+    metric = METRICS[rows[0]["metric"]]
     margins = {row["margin"] for row in rows}
     margin = margins.pop() if len(margins) == 1 else None
-    caption = f"Variant less twin, {name}, with its interval."
+    caption = f"Variant less twin, {metric.title}, with its interval."
     if margin is not None:
         caption += " Shaded: no worse than the margin fixed beforehand."
     intervals = [
         Interval(row["variant"], row["difference"], row["interval_low"], row["interval_high"], row["outcome"])
         for row in rows
     ]
-    return forest(key, title, caption, intervals, unit, margin, higher)
+    return forest(key, title, caption, intervals, metric.unit, margin, metric.higher_is_better)
 
 
 def _task_charts(axis: str, rows: list[Row]) -> list[Chart]:
     """One chart a task and domain; loss by domain is left to bits per byte, which compares across tokenizers."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        if row["metric"] != LOSS:
+        if not METRICS[row["metric"]].decides:
             groups.setdefault((row["task"], row["domain"], row["metric"]), []).append(row)
     charts = []
     for number, ((task, domain, metric), group) in enumerate(groups.items()):
         where = task if domain == ALL else f"{task}, {domain}"
-        title = f"{where}: {METRICS.get(metric, (metric,))[0]} at {axis_words(axis)}"
+        title = f"{where}: {METRICS[metric].title} at {axis_words(axis)}"
         charts.append(_forest(f"task-{axis}-{number}", title, group))
     return charts
 
@@ -180,12 +175,17 @@ def _distances(summary: Summary) -> list[Chart]:
     ]
 
 
+def main_rows(rows: list[Row]) -> list[Row]:
+    """The comparisons that the verdict rests on first."""
+    return [row for row in rows if METRICS[row["metric"]].decides and row["domain"] == ALL]
+
+
 def draw(summary: Summary) -> Gallery:
     """Every chart of the page."""
     losses, tasks = {}, {}
     for axis in dict.fromkeys(row["axis"] for row in summary.comparisons):
         rows = [row for row in summary.comparisons if row["axis"] == axis]
-        main = [row for row in rows if row["metric"] == LOSS and row["domain"] == ALL]
+        main = main_rows(rows)
         if main:
             losses[axis] = _forest(f"loss-{axis}", f"Loss at {axis_words(axis)}", main)
         tasks[axis] = _task_charts(axis, [row for row in rows if row not in main])

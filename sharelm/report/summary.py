@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharelm.study import Arm, Plan
+from sharelm.tasks import TASK_KINDS
 
 Row = dict[str, Any]
 _MEANS = (
@@ -153,8 +154,8 @@ def summarise(plan: Plan, tables: Mapping[str, pa.Table]) -> Summary:
     study = plan.study
     for arm in plan.arms:
         rows = scored.get(arm.name, [])
-        likelihood = [row for row in rows if row["kind"] == "bits_per_byte" and row["tokens_sum"]]
-        tasks = dict.fromkeys(row["task"] for row in rows if row["kind"] != "bits_per_byte")
+        likelihood = [row for row in rows if TASK_KINDS[row["kind"]].decides and row["tokens_sum"]]
+        tasks = dict.fromkeys(row["task"] for row in rows if TASK_KINDS[row["kind"]].judged)
         accuracies = {task: mean(row["correct_mean"] for row in rows if row["task"] == task) for task in tasks}
         figures.append(
             ArmFigures(

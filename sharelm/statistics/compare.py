@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sharelm.metrics import METRICS, MetricKind
 from sharelm.statistics.intervals import Floats, document_standard_errors, interval, outcome, seed_standard_error
-from sharelm.statistics.panel import ACCURACY, BITS, LOSS, Metric, Panel, build_panel
+from sharelm.statistics.panel import Metric, Panel, build_panel
 from sharelm.store.schemas import TABLES
 from sharelm.study import Comparison, Plan, Study
 from sharelm.study.tree import Task
@@ -18,14 +19,14 @@ from sharelm.study.tree import Task
 ALL = "all"
 
 
-def _judged(study: Study, family: int, metric: str, domain: str) -> tuple[float, float | None]:
+def _judged(study: Study, family: int, metric: MetricKind, domain: str) -> tuple[float, float | None]:
     """The confidence of the interval, and the margin it is held against; `family` is the number of comparisons."""
     accuracy = study.kpi.accuracy
-    if domain != ALL or metric == BITS:
+    if domain != ALL or metric.margin is None:
         return accuracy.confidence, None
-    if metric == LOSS:  # the family of claims the verdict rests on, corrected after Bonferroni
-        return 1 - (1 - accuracy.confidence) / family, accuracy.loss_margin_nats
-    return accuracy.confidence, accuracy.task_margin
+    # the family of claims the verdict rests on is corrected after Bonferroni
+    confidence = 1 - (1 - accuracy.confidence) / family if metric.decides else accuracy.confidence
+    return confidence, getattr(accuracy, metric.margin)
 
 
 def paired_figures(
@@ -80,7 +81,8 @@ def _compare_panel(
     )
     rows = []
     for (pair, arms, metric, seeds), error in zip(columns, errors.tolist(), strict=True):
-        confidence, margin = _judged(study, len(pairs), metric.name, domain)
+        kind = METRICS[metric.name]
+        confidence, margin = _judged(study, len(pairs), kind, domain)
         documents = len(metric.sizes) if seeds else 0
         row: dict[str, Any] = {
             "variant": pair.variant,
@@ -101,7 +103,7 @@ def _compare_panel(
             row |= paired_figures(panel, arms, metric, seeds, error, confidence)
         if margin is not None:
             ends = (row["interval_low"], row["interval_high"]) if "interval_low" in row else None
-            row["outcome"] = outcome(ends, margin, lower_is_better=metric.name != ACCURACY)
+            row["outcome"] = outcome(ends, margin, lower_is_better=not kind.higher_is_better)
         rows.append(row)
     return rows
 
@@ -124,7 +126,7 @@ def compare(plan: Plan, scores: pa.Table) -> pa.Table:
     for task in study.evaluation.task:
         scored = scores.filter(pc.equal(scores["task"], task.name))
         rows += _compare_panel(study, pairs, task, ALL, build_panel(scored, task.kind))
-        if task.kind == BITS:
+        if task.traits.by_domain:
             for domain in sorted(pc.unique(scored["domain"]).to_pylist()):
                 here = scored.filter(pc.equal(scored["domain"], domain))
                 rows += _compare_panel(study, pairs, task, domain, build_panel(here, task.kind))

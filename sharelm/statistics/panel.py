@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sharelm.errors import InputError
+from sharelm.metrics import DECIDING
 from sharelm.statistics.intervals import Floats
-
-LOSS, BITS, ACCURACY = "loss_nats_per_token", "bits_per_byte", "accuracy"
+from sharelm.tasks import TASK_KINDS
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Panel:
 
     trials: dict[tuple[str, int], int]
     metrics: list[Metric]
+
+    @property
+    def deciding(self) -> Metric:
+        """The metric that the verdict rests on first."""
+        return next(metric for metric in self.metrics if metric.name == DECIDING.name)
 
     def common_seeds(self, *arms: str) -> list[int]:
         """The seeds that all these arms have, in order."""
@@ -111,14 +116,15 @@ def build_panel(rows: pa.Table, kind: str) -> Panel:
         return found[0] if len(found) else np.empty(0)
 
     items = same(sums(None), "items")
-    if kind == BITS:
-        nll = sums(_numbers(rows, "nll_nats"))
-        tokens, size = same(sums(_numbers(rows, "tokens")), "tokens"), same(sums(_numbers(rows, "bytes")), "bytes")
-        scored = (tokens > 0) & (size > 0)
-        metrics = [
-            Metric(LOSS, nll[:, scored], tokens[scored]),
-            Metric(BITS, nll[:, scored] / np.log(2), size[scored]),
-        ]
-    else:
-        metrics = [Metric(ACCURACY, sums(_numbers(rows, "correct")), items)]
+    given = TASK_KINDS[kind].metrics
+    sizes = {"items": items}
+    numerators = {name: sums(_numbers(rows, name)) for name in dict.fromkeys(metric.numerator for metric in given)}
+    for metric in given:
+        if metric.size not in sizes:
+            sizes[metric.size] = same(sums(_numbers(rows, metric.size)), metric.size)
+    scored = np.all([size > 0 for size in sizes.values()], axis=0)
+    metrics = [
+        Metric(metric.name, numerators[metric.numerator][:, scored] / metric.divisor, sizes[metric.size][scored])
+        for metric in given
+    ]
     return Panel({key: at for at, key in enumerate(keys)}, metrics)

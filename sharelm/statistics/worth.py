@@ -22,7 +22,7 @@ from scipy.optimize import brentq
 from sharelm.sharing import ModelShape, Sharing, footprint
 from sharelm.statistics.compare import ALL
 from sharelm.statistics.intervals import Floats, contrast_standard_error, document_covariance, interval
-from sharelm.statistics.panel import BITS, Metric, Panel, build_panel
+from sharelm.statistics.panel import Metric, Panel, build_panel
 from sharelm.store.schemas import TABLES
 from sharelm.study import Arm, Plan
 
@@ -225,9 +225,9 @@ def worth(plan: Plan, scores: pa.Table) -> pa.Table:
     tokens, whatever brought them in; a rung counts where it has every seed of the variant.
     """
     study, pairs = plan.study, plan.comparisons
-    (task,) = [task for task in study.evaluation.task if task.kind == BITS]
+    task = study.evaluation.deciding
     panel = build_panel(scores.filter(pc.equal(scores["task"], task.name)), task.kind)
-    metric, confidence = panel.metrics[0], study.kpi.accuracy.confidence
+    metric, confidence = panel.deciding, study.kpi.accuracy.confidence
     by_name = {arm.name: arm for arm in plan.arms}
     twins = {pair.variant: by_name[pair.twin] for pair in pairs if pair.axis == "depth"}
     ladder = [

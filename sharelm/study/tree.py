@@ -16,6 +16,7 @@ from sharelm.sharing.checks import check_shape
 from sharelm.study.node import Fraction, Name, Node, Positive, unique
 from sharelm.study.training import Training
 from sharelm.study.variant import Variant
+from sharelm.tasks import TASK_KINDS, TaskKind
 
 # Settings that say how fast, not what: they may change between runs and enter no digest.
 HOW_FAST = frozenset(
@@ -143,17 +144,43 @@ class Task(Node):
     """`[[evaluation.task]]`: one way of scoring a trial, on held-out text or on a file of items."""
 
     name: Name
-    kind: Literal["bits_per_byte", "cloze", "multiple_choice"]
-    file: str | None = None  # for multiple_choice: JSONL with query, choices, gold
+    kind: str  # of `sharelm.tasks.TASK_KINDS`
+    file: str | None = None  # for a kind that reads one: JSONL, one item a line
     max_items: Positive | None = None
     shards: Positive = 1
+    max_new_tokens: Positive | None = None  # for a kind that generates: an answer's longest
+    stop: list[Annotated[str, Field(min_length=1)]] | None = None  # likewise: an answer ends before any of these
+
+    @property
+    def traits(self) -> TaskKind:
+        """What is known of its kind."""
+        return TASK_KINDS[self.kind]
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, kind: str) -> str:
+        if kind not in TASK_KINDS:
+            from sharelm.study.load import nearest
+
+            raise ValueError(f"there is no such kind of task{nearest(kind, TASK_KINDS)}")
+        return kind
 
     @model_validator(mode="after")
     def _file_fits(self) -> Task:
-        if self.kind == "multiple_choice" and self.file is None:
-            raise ValueError(f"task {self.name!r} is multiple_choice and names no file")
-        if self.kind != "multiple_choice" and self.file is not None:
+        reads_file = self.traits.reads == "file"
+        if reads_file and self.file is None:
+            raise ValueError(f"task {self.name!r} is {self.kind} and names no file")
+        if not reads_file and self.file is not None:
             raise ValueError(f"task {self.name!r} is {self.kind}, which reads held-out documents, but names a file")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_fit(self) -> Task:
+        if self.traits.generates and self.max_new_tokens is None:
+            raise ValueError(f"task {self.name!r} is {self.kind} and says no max_new_tokens")
+        for field in ("max_new_tokens", "stop"):
+            if not self.traits.generates and getattr(self, field) is not None:
+                raise ValueError(f"task {self.name!r} is {self.kind}, which generates nothing, but says {field}")
         return self
 
 
@@ -167,11 +194,17 @@ class Evaluation(Node):
     @classmethod
     def _names_differ(cls, tasks: list[Task]) -> list[Task]:
         unique([task.name for task in tasks], "task")
-        if sum(task.kind == "bits_per_byte" for task in tasks) != 1:
+        if sum(task.traits.decides for task in tasks) != 1:
+            deciding = " or ".join(kind.name for kind in TASK_KINDS.values() if kind.decides)
             raise ValueError(
-                "exactly one task of kind bits_per_byte is needed: the verdict rests on validation loss first"
+                f"exactly one task of kind {deciding} is needed: the verdict rests on validation loss first"
             )
         return tasks
+
+    @property
+    def deciding(self) -> Task:
+        """The task that the verdict rests on first."""
+        return next(task for task in self.task if task.traits.decides)
 
 
 class Workload(Node):
@@ -323,6 +356,12 @@ class Study(Node):
                 raise ValueError(
                     f"cost.workload {workload.name!r}: prompt_tokens + new_tokens = "
                     f"{workload.prompt_tokens + workload.new_tokens} is more than model.context = {context}"
+                )
+        for task in self.evaluation.task:
+            if task.max_new_tokens is not None and task.max_new_tokens >= context:
+                raise ValueError(
+                    f"evaluation.task {task.name!r}: max_new_tokens = {task.max_new_tokens} leaves no room for a query "
+                    f"in model.context = {context}"
                 )
         for stage in STAGES:
             for axis in getattr(self.rollout, stage).axes:

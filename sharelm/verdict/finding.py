@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from sharelm.errors import InputError
+from sharelm.metrics import DECIDING, METRICS
 from sharelm.statistics.compare import ALL
 from sharelm.statistics.intervals import MOST_SEEDS, settling_seeds
-from sharelm.statistics.panel import ACCURACY, LOSS
 from sharelm.study import Arm, Plan, Study
 
 MET, NOT_MET, NOT_SHOWN = "met", "not_met", "not_shown"
@@ -69,9 +69,9 @@ class Evidence:
     def loss(self, variant: str, axis: str) -> dict[str, Any]:
         """The comparison of validation loss over all domains."""
         for row in self.comparisons:
-            if (row["variant"], row["axis"], row["metric"], row["domain"]) == (variant, axis, LOSS, ALL):
+            if METRICS[row["metric"]].decides and (row["variant"], row["axis"], row["domain"]) == (variant, axis, ALL):
                 return row
-        raise InputError(f"comparisons: there is no {LOSS} of {variant} on the {axis} axis")
+        raise InputError(f"comparisons: there is no {DECIDING.name} of {variant} on the {axis} axis")
 
     def settling_seeds(self, row: dict[str, Any]) -> int | None:
         """With how many seeds this comparison's interval would leave the margin; None where none is in reach.
@@ -98,11 +98,12 @@ class Evidence:
         return f"about {seeds} seeds would tell if these figures hold"
 
     def tasks(self, variant: str) -> list[dict[str, Any]]:
-        """The comparisons of accuracy with the same-depth twin."""
+        """The comparisons with the same-depth twin that are held to a margin beside the loss."""
         return [
             row
             for row in self.comparisons
-            if (row["variant"], row["axis"], row["metric"], row["domain"]) == (variant, "depth", ACCURACY, ALL)
+            if METRICS[row["metric"]].margin is not None and not METRICS[row["metric"]].decides
+            if (row["variant"], row["axis"], row["domain"]) == (variant, "depth", ALL)
         ]
 
     def trials_of(self, arm: str, status: str) -> list[dict[str, Any]]:

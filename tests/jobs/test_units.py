@@ -228,7 +228,7 @@ def test_a_cost_that_cannot_be_measured_does_not_keep_the_others_from_it(
     monkeypatch.setattr("sharelm.cost.measure", measure)
     monkeypatch.setattr("jobs.measure._weights", lambda store, study, step: step)
     board = SimpleNamespace(span=SimpleNamespace(remote=lambda *span: None))
-    place = Place(study, str(tmp_path), Machine("cpu", "fp32", "a CPU"), 1, board)
+    place = Place(study, str(tmp_path), "data", Machine("cpu", "fp32", "a CPU"), 1, board)
     meter = CostMeter.__ray_metadata__.modified_class()
     meter.measure(place, trial, "one", workload, "cost-one")
     with pytest.raises(RuntimeError, match="CUDA out of memory"):

@@ -110,8 +110,8 @@ def _scores(study: Study, trial: Trial, rng: random.Random) -> list[dict[str, An
     rows = []
     for task in study.evaluation.task:
         for number in range(DOCUMENTS):
-            domain = task.name if task.kind == "multiple_choice" else DOMAINS[number % len(DOMAINS)]
-            scored = task.kind != "bits_per_byte"
+            domain = task.name if task.traits.reads == "file" else DOMAINS[number % len(DOMAINS)]
+            scored = task.traits.judged
             rows.append(
                 {
                     **_names(trial),
@@ -120,7 +120,9 @@ def _scores(study: Study, trial: Trial, rng: random.Random) -> list[dict[str, An
                     "domain": domain,
                     "document": f"document-{number}",
                     "item": 0,
-                    "nll_nats": (seeded(trial) + rng.gauss(0, 0.01)) * (1 if scored else 100),
+                    "nll_nats": None
+                    if task.traits.generates
+                    else (seeded(trial) + rng.gauss(0, 0.01)) * (1 if scored else 100),
                     "tokens": 1 if scored else 100,
                     "bytes": 5 if scored else 350,
                     "correct": float(rng.random() < 0.3) if scored else None,

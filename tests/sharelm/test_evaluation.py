@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from sharelm.data import open_corpus, prepare
 from sharelm.errors import InputError
-from sharelm.evaluation import Item, shard, task_items
-from sharelm.evaluation.items import passages
-from sharelm.evaluation.scoring import score
+from sharelm.evaluation import Item, score, shard, task_items
+from sharelm.evaluation.decoder import DecoderScorer
+from sharelm.evaluation.items import BUILDERS, passages
 from sharelm.model import Decoder
 from sharelm.sharing import ModelShape, build_sharing
 from sharelm.store import open_store
 from sharelm.study.tree import Data, Task
+from sharelm.tasks import TASK_KINDS
 from tests.sharelm.models import decoder
 
 SHAPE = ModelShape(vocabulary=320, width=32, heads=4, kv_heads=2, feed_forward=48, context=32)
@@ -70,6 +71,19 @@ def corpus(tmp_path_factory):
     return open_corpus(store, prepare(data, SHAPE.context, folder, store, "evaluation"))
 
 
+def scored(model, corpus, items, tokens_per_batch):
+    return score(DecoderScorer(model, corpus.tokenizer, tokens_per_batch), items)
+
+
+def encode(corpus, text):
+    return corpus.tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def asked(corpus, item, answer):
+    """The (history, answer) tokens of an item and one of its answers."""
+    return [corpus.end_of_text, *encode(corpus, item.context)], encode(corpus, item.answers[answer])
+
+
 def chances(model, tokens):
     """Log probabilities [vocabulary] of what follows these tokens, by one plain pass."""
     with torch.inference_mode():
@@ -98,7 +112,7 @@ def taught(rows, steps=300):
 def test_bits_per_byte_equals_scoring_token_by_token(corpus):
     model = decoder(SHARING, SHAPE)
     items = task_items(BITS, corpus, None)
-    rows = {row["document"]: row for row in score(model, items, 500).to_pylist()}
+    rows = {row["document"]: row for row in scored(model, corpus, items, 500).to_pylist()}
     documents = corpus.validation().to_pylist()
     assert len(rows) == len(documents) == 12
     lengths = [len(document["tokens"]) for document in documents]
@@ -119,7 +133,7 @@ def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary(corpus
     model = Decoder(SHAPE, SHARING).initialise(0)
     with torch.no_grad():
         model.embedding.zero_()
-    rows = score(model, task_items(BITS, corpus, None), 500)
+    rows = scored(model, corpus, task_items(BITS, corpus, None), 500)
     for nll, tokens in zip(rows["nll_nats"].to_pylist(), rows["tokens"].to_pylist(), strict=True):
         assert nll == pytest.approx(tokens * math.log(SHAPE.vocabulary), rel=1e-6)
 
@@ -127,12 +141,12 @@ def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary(corpus
 @pytest.mark.parametrize("task", [BITS, Task(name="last", kind="cloze")])
 def test_a_row_does_not_depend_on_its_batch_or_its_shard(corpus, task):
     model, items = decoder(SHARING, SHAPE), task_items(task, corpus, None)
-    alone = score(model, items, 1)
+    alone = scored(model, corpus, items, 1)
     for tokens_per_batch in (100, 777, 100_000):
-        together = score(model, items, tokens_per_batch)
+        together = scored(model, corpus, items, tokens_per_batch)
         assert together.drop_columns(["nll_nats"]).equals(alone.drop_columns(["nll_nats"]))
         assert together["nll_nats"].to_pylist() == pytest.approx(alone["nll_nats"].to_pylist(), abs=1e-5, rel=1e-5)
-    parts = [row for index in range(3) for row in score(model, shard(items, index, 3), 777).to_pylist()]
+    parts = [row for index in range(3) for row in scored(model, corpus, shard(items, index, 3), 777).to_pylist()]
     whole = {(row["document"], row["item"]): row for row in alone.to_pylist()}
     assert len(parts) == len(whole) == len(items)
     for row in parts:
@@ -143,12 +157,12 @@ def test_a_row_does_not_depend_on_its_batch_or_its_shard(corpus, task):
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 6))
 def test_every_item_is_in_one_shard_and_shards_are_balanced(sizes, count):
-    items = [Item("d", str(n), n, [0], ([1] * size,), (size,)) for n, size in enumerate(sizes)]
+    items = [Item("d", str(n), n, "é", ("a" * size,), (size,)) for n, size in enumerate(sizes)]
     shards = [shard(items, index, count) for index in range(count)]
     assert sorted(item.item for part in shards for item in part) == list(range(len(items)))
     assert all([item.item for item in part] == sorted(item.item for item in part) for part in shards)
-    loads = [sum(item.tokens for item in part) for part in shards]
-    assert max(loads) - min(loads) <= max((item.tokens for item in items), default=0)
+    loads = [sum(2 + sizes[item.item] for item in part) for part in shards]  # in UTF-8 bytes
+    assert max(loads) - min(loads) <= 2 + max(sizes, default=0)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +185,7 @@ def test_cloze_asks_for_the_last_word_of_held_out_passages(corpus):
     texts = {row["digest"]: row["text"] for row in corpus.validation().to_pylist()}
     seen = dict.fromkeys(texts, 0)
     for item in sorted(items, key=lambda item: (item.document, item.item)):
-        assert item.history[0] == corpus.end_of_text
-        passage, word = corpus.tokenizer.decode(item.history[1:]), corpus.tokenizer.decode(item.answers[0])
+        passage, (word,) = item.context, item.answers
         assert word[0] == " "
         assert word[1:].isalnum()
         assert len(passage) >= 300
@@ -194,12 +207,13 @@ def test_at_most_so_many_items_spread_over_domains_and_documents(corpus):
 
 def test_a_model_taught_the_last_words_is_right_about_them(corpus):
     items = task_items(Task(name="last", kind="cloze", max_items=4), corpus, None)
-    assert all(len(item.history) > SHAPE.context for item in items)  # so that the latest history is what counts
-    model = taught([(item.history, item.answers[0]) for item in items])
-    rows = score(model, items, 500)
+    rows = [asked(corpus, item, 0) for item in items]
+    assert all(len(history) > SHAPE.context for history, _ in rows)  # so that the latest history is what counts
+    model = taught(rows)
+    rows = scored(model, corpus, items, 500)
     assert rows["correct"].to_pylist() == [1.0] * 4
     assert max(rows["nll_nats"].to_pylist()) < 0.2
-    assert score(decoder(SHARING, SHAPE), items, 500)["correct"].to_pylist() != [1.0] * 4
+    assert scored(decoder(SHARING, SHAPE), corpus, items, 500)["correct"].to_pylist() != [1.0] * 4
 
 
 QUESTIONS = [
@@ -219,16 +233,13 @@ def questions(tmp_path):
 
 def test_multiple_choice_equals_plain_scoring_a_byte(corpus, questions, tmp_path):
     model, items = decoder(SHARING, SHAPE), task_items(questions, corpus, tmp_path)
-    rows = score(model, items, 300).to_pylist()
-
-    def encode(text):
-        return corpus.tokenizer.encode(text, add_special_tokens=False).ids
+    rows = scored(model, corpus, items, 300).to_pylist()
 
     for number, (question, row) in enumerate(zip(QUESTIONS, rows, strict=True), 1):
-        history, nll = [corpus.end_of_text, *encode(question["query"])], []
+        history, nll = [corpus.end_of_text, *encode(corpus, question["query"])], []
         for choice in question["choices"]:
             blank = "" if choice[0] == " " or not question["query"] else " "
-            answer = encode(blank + choice)
+            answer = encode(corpus, blank + choice)
             text = (history + answer)[-SHAPE.context - 1 :]
             said = [chances(model, text[:at])[text[at]].item() for at in range(len(text) - len(answer), len(text))]
             nll.append(-sum(said))
@@ -242,21 +253,76 @@ def test_multiple_choice_equals_plain_scoring_a_byte(corpus, questions, tmp_path
 @pytest.mark.parametrize("right", [True, False])
 def test_a_model_taught_the_answers_is_right_and_one_taught_others_is_wrong(corpus, questions, tmp_path, right):
     items = task_items(questions, corpus, tmp_path)
-    rows = [(item.history, item.answers[item.gold if right else item.gold - 1]) for item in items]
-    assert score(taught(rows), items, 300)["correct"].to_pylist() == [float(right)] * len(items)
+    rows = [asked(corpus, item, item.gold if right else item.gold - 1) for item in items]
+    assert scored(taught(rows), corpus, items, 300)["correct"].to_pylist() == [float(right)] * len(items)
 
 
 def test_an_answer_longer_than_the_context_is_scored_whole(corpus):
     model = decoder(SHARING, SHAPE)
-    answer = [(7 * n) % 300 for n in range(3 * SHAPE.context + 5)]
-    (row,) = score(model, [Item("d", "x", 0, [1, 2], (answer,), (9,))], 64).to_pylist()
-    nll, text = 0.0, [1, 2, *answer]
-    for first in range(2, len(text), SHAPE.context):
+    item = Item("d", "x", 0, "stone", (f" {sentences(3, 120)}",), (9,))
+    (row,) = scored(model, corpus, [item], 64).to_pylist()
+    history, answer = asked(corpus, item, 0)
+    assert len(answer) > 3 * SHAPE.context
+    assert len(answer) % SHAPE.context
+    nll, text = 0.0, [*history, *answer]
+    for first in range(len(history), len(text), SHAPE.context):
         end = min(first + SHAPE.context, len(text))
         start = max(0, end - SHAPE.context - 1)
         nll -= sum(chances(model, text[start:at])[text[at]].item() for at in range(first, end))
     assert row["nll_nats"] == pytest.approx(nll, rel=1e-5)
     assert row["tokens"] == len(answer)
+
+
+OPEN = [
+    {"query": "The stone is in the ", "answer": " river"},
+    {"query": "Seven green\n", "answer": ["houses", "never under\u3042"]},
+    {"query": "", "answer": "music"},
+    {"query": sentences(5, 60), "answer": ["winter"]},
+]
+
+
+@pytest.fixture
+def generation(tmp_path):
+    jsonl(tmp_path / "open.jsonl", OPEN)
+    return Task(name="open", kind="generation", file="open.jsonl", max_new_tokens=16, stop=["\n"])
+
+
+def said_by(corpus, items, answers, end):
+    """(history, answer) rows that teach a model to say these answers and then to end them so."""
+    rows = []
+    for item, answer in zip(items, answers, strict=True):
+        history = [corpus.end_of_text, *encode(corpus, item.context)][-(SHAPE.context - item.max_new_tokens) :]
+        rows.append((history, [*encode(corpus, answer), *end]))
+    return rows
+
+
+@pytest.mark.parametrize("ending", ["end of text", "stop"])
+def test_a_generated_answer_is_right_when_it_is_an_accepted_one_but_for_blanks(corpus, generation, tmp_path, ending):
+    items = task_items(generation, corpus, tmp_path)
+    assert [item.context for item in items[:3]] == ["The stone is in the", "Seven green\n", ""]
+    end = [corpus.end_of_text] if ending == "end of text" else encode(corpus, "\n")
+    answers = [" river ", "never under\u3042", "Music", "winters"]
+    model = taught(said_by(corpus, items, answers, end))
+    rows = scored(model, corpus, items, 300).to_pylist()
+    assert [row["correct"] for row in rows] == [1.0, 1.0, 0.0, 0.0]
+    assert [(row["domain"], row["document"]) for row in rows] == [("open", f"open:{number}") for number in (1, 2, 3, 4)]
+    assert [row["nll_nats"] for row in rows] == [None] * 4
+    assert [row["bytes"] for row in rows] == [len(answer.encode()) for answer in answers]
+    assert [row["tokens"] for row in rows] == [len(encode(corpus, answer)) for answer in answers]
+    assert rows == [row for n in range(2) for row in scored(model, corpus, items[2 * n : 2 * n + 2], 1).to_pylist()]
+
+
+def test_items_of_several_rules_keep_their_order(corpus, generation, questions, tmp_path):
+    lists = [task_items(task, corpus, tmp_path) for task in (generation, questions, BITS)]
+    mixed = [item for group in zip(*lists, strict=False) for item in group]
+    model = decoder(SHARING, SHAPE)
+    rows = scored(model, corpus, mixed, 300).to_pylist()
+    assert [(row["document"], row["item"]) for row in rows] == [(item.document, item.item) for item in mixed]
+    assert rows[1::3] == scored(model, corpus, mixed[1::3], 300).to_pylist()
+
+
+def test_every_kind_has_a_builder_of_its_items():
+    assert BUILDERS.keys() == TASK_KINDS.keys()
 
 
 def test_nothing_to_score_is_said(tmp_path):
@@ -300,7 +366,7 @@ def test_shared_questions_are_scored(name, file, rows, corpus, tmp_path):
         pytest.skip(f"{file} is not beside this checkout")
     path = SHARED / file if rows is None else jsonl(tmp_path / "questions.jsonl", rows(SHARED / file))
     task = Task(name=name, kind="multiple_choice", file=str(path), max_items=8)
-    scores = score(decoder(SHARING, SHAPE), task_items(task, corpus, tmp_path), 1000)
+    scores = scored(decoder(SHARING, SHAPE), corpus, task_items(task, corpus, tmp_path), 1000)
     assert len(scores) == 8
     for row in scores.to_pylist():
         assert row["tokens"] > 0

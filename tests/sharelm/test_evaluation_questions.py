@@ -1,4 +1,4 @@
-"""Multiple-choice files: what is refused, and what is read."""
+"""Files of questions: what is refused, and what is read."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sharelm.errors import InputError
-from sharelm.evaluation import read_questions
+from sharelm.evaluation import read_answers, read_questions
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 GOOD = '{"query": "a", "choices": ["b", "c"], "gold": 0}\n'
@@ -30,6 +30,11 @@ GOOD = '{"query": "a", "choices": ["b", "c"], "gold": 0}\n'
         ('{"query": "a", "choices": ["b", "c"], "gold": -1}', "gold = -1 is not an index"),
         ('{"query": "a", "choices": ["b", "c"], "gold": "b"}', "gold = 'b' is not an index"),
         ('{"query": "a", "choices": ["b", "c"], "gold": true}', "gold = True is not an index"),
+        (
+            '{"query": "\\ud83d", "choices": ["b", "c"], "gold": 0}',
+            "line 1: query = '\\ud83d' has half a surrogate pair",
+        ),
+        ('{"query": "a", "choices": ["b", "\\ud83d"], "gold": 0}', "line 1: choices = ['b', '\\ud83d'] has half"),
     ],
 )
 def test_a_bad_file_is_refused_by_line_field_and_value(content, sentence, tmp_path):
@@ -39,6 +44,42 @@ def test_a_bad_file_is_refused_by_line_field_and_value(content, sentence, tmp_pa
         read_questions(path)
     assert str(error.value).startswith(str(path))
     assert sentence in str(error.value)
+
+
+ANSWERED = '{"query": "a", "answer": "b"}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "holds no questions; a line is a JSON object with query and answer"),
+        (ANSWERED + "{", "line 2 is not JSON"),
+        (ANSWERED + "\n[1]", "line 3 is not a JSON object with query and answer"),
+        ('{"answer": "b"}', "line 1: query is missing"),
+        (ANSWERED + '{"query": "a"}', "line 2: answer is missing"),
+        ('{"query": 3, "answer": "b"}', "line 1: query = 3 is not a string"),
+        ('{"query": "a", "answer": 3}', "line 1: answer = 3 is not a text or a list of texts"),
+        ('{"query": "a", "answer": []}', "line 1: answer = [] is not a text"),
+        ('{"query": "a", "answer": ["b", 3]}', "line 1: answer = ['b', 3] is not a text"),
+        ('{"query": "a", "answer": " "}', "line 1: answer = ' ' is not a text"),
+        ('{"query": "a", "answer": null}', "line 1: answer = None is not a text"),
+        ('{"query": "a", "answer": "\\udc00"}', "line 1: answer = '\\udc00' has half a surrogate pair"),
+    ],
+)
+def test_a_bad_file_of_answers_is_refused_by_line_field_and_value(content, sentence, tmp_path):
+    path = tmp_path / "open.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read_answers(path)
+    assert str(error.value).startswith(str(path))
+    assert sentence in str(error.value)
+
+
+def test_one_answer_or_several_are_accepted(tmp_path):
+    path = tmp_path / "open.jsonl"
+    path.write_text(ANSWERED + '\n{"query": "", "answer": ["c ", "\u2028d"], "more": 1}', encoding="utf-8")
+    found = [(question.line, question.query, question.accepted) for question in read_answers(path)]
+    assert found == [(1, "a", ("b",)), (3, "", ("c ", "\u2028d"))]
 
 
 def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path):

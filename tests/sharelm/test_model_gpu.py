@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sharelm.evaluation import Item
-from sharelm.evaluation.scoring import score
+from sharelm.data.tokenizer import train_tokenizer
+from sharelm.evaluation import Item, score
+from sharelm.evaluation.decoder import DecoderScorer
 from sharelm.model import Decoder, generate, load_model, save_weights
 from sharelm.model.attention import flex_causal_attention
 from sharelm.sharing import LowRank
-from tests.sharelm.models import SHARINGS, decoder, fitting, random_tokens
+from tests.sharelm.models import SHAPE, SHARINGS, decoder, fitting, random_tokens
 from tests.sharelm.reference import causal_attention
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -71,8 +72,9 @@ def test_cached_decoding_equals_a_whole_pass(precision, tmp_path):
 
 def test_scores_are_those_of_the_cpu():
     lengths = (3, 40, 11, 100)
-    items = [Item("d", str(n), 0, [0], (random_tokens(1, n, seed=n)[0].tolist(),), (n,)) for n in lengths]
-    here, there = (score(decoder(SHARINGS["cycle"]).to(device), items, 60) for device in ("cpu", "cuda"))
+    items = [Item("d", str(n), 0, "a", ("".join(chr(97 + i * n % 26) for i in range(n)),), (n,)) for n in lengths]
+    model, tokenizer = decoder(SHARINGS["cycle"], replace(SHAPE, vocabulary=257)), train_tokenizer([], 257)
+    here, there = (score(DecoderScorer(model.to(device), tokenizer, 60), items) for device in ("cpu", "cuda"))
     assert there["nll_nats"].to_pylist() == pytest.approx(here["nll_nats"].to_pylist(), rel=1e-4)
     assert there.drop_columns(["nll_nats"]).equals(here.drop_columns(["nll_nats"]))
 

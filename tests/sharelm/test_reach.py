@@ -196,6 +196,8 @@ LEARNING = {"train", "proxy", "speed"}
         ("sharelm/store/s3.py", '"""', '""" '),
         ("sharelm/training/engine.py", "would apply an old gradient", "applies an old gradient"),
         ("sharelm/study/tree.py", "which reads held-out documents, but names a file", "but names a file"),
+        ("sharelm/metrics.py", '"held-out loss"', '"loss"'),
+        ("sharelm/tasks.py", "chance=0.0", "chance=0.1"),
     ],
 )
 def test_a_message_a_drawing_and_an_estimate_retrain_nothing(
@@ -214,6 +216,8 @@ def test_a_message_a_drawing_and_an_estimate_retrain_nothing(
         ("sharelm/training/speed.py", "WARM_UP_STEPS, TIMED_STEPS = 5", "WARM_UP_STEPS, TIMED_STEPS = 6", {"speed"}),
         ("sharelm/sharing/composition.py", '"value": "key"', '"value": "query"', {*ENTRIES}),
         ("sharelm/evaluation/items.py", "PASSAGE_CHARACTERS = 300", "PASSAGE_CHARACTERS = 200", {"score"}),
+        ("sharelm/evaluation/decoder.py", "end - context - 1", "end - context", {"score"}),
+        ("sharelm/data/tokenizer.py", "encode_special_tokens = True", "encode_special_tokens = False", {"score"}),
         ("sharelm/cost/measurement.py", '"cuda": 3.0', '"cuda": 2.0', {"cost"}),
         ("sharelm/cost/money.py", "SECONDS_PER_HOUR = 3600", "SECONDS_PER_HOUR = 60", {"cost"}),
     ],
@@ -308,18 +312,23 @@ def test_whatever_runs_in_training_is_part_of_its_name(tmp_path: Path) -> None:
 
 def test_whatever_runs_in_scoring_and_measuring_is_part_of_its_name(tmp_path: Path) -> None:
     from sharelm.cost.measurement import measure
-    from sharelm.evaluation import shard
-    from sharelm.evaluation.scoring import score
+    from sharelm.data.tokenizer import END_OF_TEXT, tokenizer_from, train_tokenizer
+    from sharelm.evaluation import score, shard
+    from sharelm.evaluation.decoder import DecoderScorer
     from sharelm.model import Decoder, load_model, save_weights
 
     study = small_study()
     arm = expand(study).trials[1].arm
     path = tmp_path / "weights.safetensors"
     save_weights(Decoder(arm.shape, arm.sharing).initialise(0), path)
-    items = [Item("text", str(i), 0, [1, 2], ([3, 4, 5],), (3,)) for i in range(3)]
+    saved = train_tokenizer([], 257).to_str()
+    items = [Item("text", str(i), 0, "ab", ("cde",), (3,)) for i in range(3)]
+    items += [Item("text", "said", 0, "ab", accepted=("c",), stop=("d",), max_new_tokens=4, rule="generation")]
+    items += [Item("text", "whole", 0, "", (f"abc {END_OF_TEXT}",), (3,), rule="rolling")]
 
     def scored() -> None:
-        score(load_model(path, "cpu", "fp32"), shard(items, 0, 1), 64)
+        scorer = DecoderScorer(load_model(path, "cpu", "fp32"), tokenizer_from(saved), 64)
+        score(scorer, shard(items, 0, 1))
 
     def measured() -> None:
         measure(path, study.cost.workload[0], Machine("cpu", "fp32", "test"), study.cost)

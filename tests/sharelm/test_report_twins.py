@@ -40,7 +40,7 @@ TABLES = synthetic_tables(STUDY)
 
 
 def report(tables=TABLES, facts=FACTS):
-    return build(expand(STUDY), tables, headline_of(STUDY, tables), facts)
+    return build(STUDY, tables, headline_of(STUDY, tables), facts)
 
 
 def not_shown(tables=TABLES, facts=FACTS):
@@ -110,7 +110,7 @@ def test_an_axis_that_is_more_than_a_hundredth_off_is_flagged():
     assert len(rows) == 2
     for row in rows:
         assert "off on this axis, more than 1 %" in row["reason"]
-    sentences = json.loads(build(expand(study), tables, headline_of(study, tables), FACTS).json)["not_shown"]
+    sentences = json.loads(build(study, tables, headline_of(study, tables), FACTS).json)["not_shown"]
     assert sum("not equal in training time: off by" in sentence for sentence in sentences) == 2
 
 
@@ -118,7 +118,7 @@ def test_an_axis_that_is_more_than_a_hundredth_off_is_flagged():
 def test_a_gate_may_ask_for_any_axis(axis):
     study = study_of(gate=(axis,))
     assert study.study.rollout.everywhere.axes == [axis]
-    found = decide(expand(study), TABLES["comparisons"], TABLES["trials"], TABLES["costs"])
+    found = decide(study, TABLES["comparisons"], TABLES["trials"], TABLES["costs"])
     assert found.num_rows == TABLES["verdicts"].num_rows
 
 

@@ -43,6 +43,7 @@ def refusal(**settings_at):
 
 
 TUNE = {"learning_rates": [1e-2, 1e-3, 3e-3], "tokens": 40_960}
+OPEN = {"name": "open", "kind": "generation", "file": "open.jsonl", "max_new_tokens": 8}
 REFUSED = [
     # what is set, and words that the sentence must hold
     ({"training__tokns": 5}, ["training.tokns", "did you mean 'tokens'"]),
@@ -101,6 +102,17 @@ REFUSED = [
     ({"data__validation_fraction": 1.0}, ["data.validation_fraction = 1.0"]),
     ({"evaluation__task__1__name": "held_out"}, ["task 'held_out' is there 2 times"]),
     ({"evaluation__task__0__kind": "cloze"}, ["exactly one task of kind bits_per_byte"]),
+    ({"evaluation__task__1__kind": "clozze"}, ["task[1].kind = 'clozze'", "no such kind", "did you mean 'cloze'?"]),
+    ({"evaluation__task__1__kind": "summary"}, ["no such kind of task; there are bits_per_byte, cloze, multiple"]),
+    ({"evaluation__task__1__kind": "generation"}, ["'last_word'", "names no file"]),
+    ({"evaluation__task__1": OPEN | {"max_new_tokens": None}}, ["task 'open' is generation and says no max_new_token"]),
+    (
+        {"evaluation__task__1": OPEN | {"max_new_tokens": 128}},
+        ["'open'", "max_new_tokens = 128", "model.context = 128"],
+    ),
+    ({"evaluation__task__1": OPEN | {"stop": [""]}}, ["evaluation.task[1].stop[0] = ''"]),
+    ({"evaluation__task__1__stop": ["a"]}, ["'last_word' is cloze, which generates nothing, but says stop"]),
+    ({"evaluation__task__1__max_new_tokens": 3}, ["'last_word' is cloze", "but says max_new_tokens"]),
     ({"evaluation__task__1__kind": "multiple_choice"}, ["'last_word'", "names no file"]),
     ({"evaluation__task__1__file": "a.jsonl"}, ["'last_word'", "names a file"]),
     ({"twins__axes": ["parameters"], "rollout__everywhere__axes": []}, ["twins.axes lacks 'depth'"]),

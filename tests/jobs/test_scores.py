@@ -1,0 +1,60 @@
+"""Scoring a trial as a cluster's task does, without a cluster: tasks of every kind, in shards, to comparisons."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from jobs.measure import Place, score_trial
+from jobs.prepare import asked, prepare_data
+from sharelm.machine import Machine
+from sharelm.model import Decoder, save_weights
+from sharelm.statistics import compare
+from sharelm.study import expand
+from sharelm.tasks import TASK_KINDS
+from sharelm.training.trial import MODELS, WEIGHTS
+from tests.jobs.studies import write_study
+
+OPEN = [{"query": f"{number}. The river is", "answer": ["green", "seven"]} for number in range(7)]
+TASKS: list[dict[str, Any]] = [
+    {"name": "held_out", "kind": "bits_per_byte", "shards": 2},
+    {"name": "last", "kind": "cloze", "max_items": 5},
+    {"name": "quiz", "kind": "multiple_choice", "file": "questions.jsonl", "shards": 3},
+    {"name": "open", "kind": "generation", "file": "open.jsonl", "max_new_tokens": 5, "stop": ["."], "shards": 2},
+]
+
+
+def test_every_kind_of_task_is_scored_in_shards_and_compared(tmp_path: Path) -> None:
+    assert {task["kind"] for task in TASKS} == TASK_KINDS.keys()
+    path = write_study(tmp_path, evaluation={"task": TASKS}, data={"source": [{"uri": "long.jsonl", "domain": "text"}]})
+    lines = (tmp_path / "text.txt").read_text(encoding="utf-8").splitlines()
+    texts = [json.dumps({"text": "\n".join(lines[at : at + 20])}) for at in range(0, len(lines), 20)]
+    (tmp_path / "long.jsonl").write_text("\n".join(texts), encoding="utf-8")
+    (tmp_path / "open.jsonl").write_text("\n".join(map(json.dumps, OPEN)), encoding="utf-8")
+    this = asked(path, str(tmp_path / "store"))
+    study, store = this.study, this.store
+    data, items = prepare_data(this, SimpleNamespace(stage=lambda text: None))  # type: ignore[arg-type]
+    board = SimpleNamespace(span=SimpleNamespace(remote=lambda *span: None))
+    place = Place(study, store.uri, data.step, Machine("cpu", "fp32", "a CPU"), 1, board)
+    for number, trial in enumerate(expand(study).trials):
+        save_weights(Decoder(trial.arm.shape, trial.arm.sharing).initialise(trial.seed), tmp_path / WEIGHTS)
+        store.commit(MODELS, study.name, f"trial{number}", {WEIGHTS: tmp_path / WEIGHTS})
+        for task in study.evaluation.task:
+            for shard in range(task.shards):
+                step = f"score{number}-{task.name}-{shard}"
+                score_trial._function(place, trial, f"trial{number}", task, items[task.name], shard, step)
+
+    scores = store.read("scores", study.name)
+    rows = scores.to_pylist()
+    assert len(rows) == len(expand(study).trials) * sum(map(len, items.values()))
+    for row in rows:
+        kind = TASK_KINDS[row["kind"]]
+        assert (row["correct"] is not None) == kind.judged
+        assert (row["nll_nats"] is None) == kind.generates
+    assert len({row["document"] for row in rows if row["task"] == "open"}) == len(OPEN)
+    found = {
+        (row["task"], row["metric"]) for row in compare(expand(study), scores).to_pylist() if row["domain"] == "all"
+    }
+    assert found == {(task.name, metric.name) for task in study.evaluation.task for metric in task.traits.metrics}
