@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sharelm.errors import InputError, ShareLMError
-from sharelm.store import TABLES, Manifest, Store, open_store
+from sharelm.store import Manifest, Store, open_store
 from sharelm.store.studies import latest_study
 from sharelm.study import load_study
 from sharelm.study.load import nearest
 from sharelm.study.tree import STAGES
+from sharelm.tables import TABLES
 
 REPORTS = "reports"  # each step holds report.html, report.md and report.json
 

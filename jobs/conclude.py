@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from sharelm.report import build
 from sharelm.statistics import compare, worth
-from sharelm.store import TABLES, Manifest, Store
+from sharelm.store import Manifest, Store
 from sharelm.study import Study
 from sharelm.study.proxies import tuning_rows
+from sharelm.tables import TABLES
 from sharelm.verdict import decide, headline
 
 REPORTS = "reports"

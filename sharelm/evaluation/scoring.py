@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from sharelm.evaluation.items import Item
 from sharelm.model import Decoder
-from sharelm.store.schemas import TABLES
+from sharelm.tables import TABLES
 
 COLUMNS = ["domain", "document", "item", "nll_nats", "tokens", "bytes", "correct"]
 

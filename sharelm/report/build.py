@@ -302,7 +302,7 @@ def _environment() -> jinja2.Environment:
 
 
 def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], facts: Mapping[str, Any]) -> Report:
-    """The report of a study from its tables (`sharelm.store.schemas`).
+    """The report of a study from its tables (`sharelm.tables`).
 
     `headline` are the verdict's lines. `facts` is a tree of what the tables do not hold; every entry is optional
     and shown by its name, whose ending gives the unit (`_seconds`, `_bytes`, `_share`). Three names mean more:

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from sharelm.statistics.intervals import Floats, document_standard_errors, interval, outcome, seed_standard_error
 from sharelm.statistics.panel import ACCURACY, BITS, LOSS, Metric, Panel, build_panel
-from sharelm.store.schemas import TABLES
 from sharelm.study import Comparison, Study, comparisons
 from sharelm.study.tree import Task
+from sharelm.tables import TABLES
 
 ALL = "all"
 

@@ -25,9 +25,9 @@ from sharelm.machine import Machine
 from sharelm.model import PRECISIONS, Decoder, save_weights
 from sharelm.steps import trial_step
 from sharelm.store import Store
-from sharelm.store.schemas import TABLES
 from sharelm.study import Study, Trial
 from sharelm.study.memory import said_if_it_does_not_fit
+from sharelm.tables import TABLES
 from sharelm.training import checkpoint, soft
 from sharelm.training.engine import (
     build_engine,

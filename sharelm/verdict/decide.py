@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import pyarrow as pa
 
-from sharelm.store.schemas import TABLES
 from sharelm.study import Study
+from sharelm.tables import TABLES
 from sharelm.verdict.axes import axis_findings
 from sharelm.verdict.finding import Evidence, Finding
 from sharelm.verdict.kpis import kpi_findings

@@ -8,9 +8,10 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from sharelm.store import TABLES, open_store
+from sharelm.store import open_store
 from sharelm.store.studies import record_study
 from sharelm.study import load_study
+from sharelm.tables import TABLES
 
 OLD, NEW = "0" * 20, "1" * 20
 LINES = ["Shown: albert keeps the loss.", "Accuracy: met.", "Inference cost: not met.", "Upkeep: met.", "Roll-out: so."]

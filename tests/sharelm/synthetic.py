@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from sharelm.statistics import compare, worth
-from sharelm.store.schemas import TABLES
 from sharelm.study import Arm, Study, Trial, trials
+from sharelm.tables import TABLES
 from sharelm.verdict import decide, headline
 
 DOMAINS = ("prose", "code")

@@ -1,8 +1,8 @@
 import pyarrow as pa
 import pytest
 
-from sharelm.store.schemas import TABLES
 from sharelm.study.load import study_from_tree
+from sharelm.tables import TABLES
 from sharelm.verdict import headline
 from tests.sharelm.verdict_helpers import STUDY, compared, served, study_of, trained, verdict
 

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from sharelm.report import build
-from sharelm.store.schemas import TABLES
 from sharelm.study import Tried, arms, tuning
 from sharelm.study.proxies import tuning_rows
+from sharelm.tables import TABLES
 from tests.sharelm.report_helpers import Page, reported, study_of
 from tests.sharelm.synthetic import FACTS, headline_of, synthetic_tables
 

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sharelm.errors import InputError, IntegrityError, StoreError
-from sharelm.store import SCHEMA_VERSION, TABLES, FileRecord, open_store
+from sharelm.store import FileRecord, open_store
+from sharelm.tables import SCHEMA_VERSION, TABLES
 from tests.sharelm.store_helpers import rows_of
 
 

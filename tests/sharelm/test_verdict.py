@@ -2,8 +2,8 @@ import pyarrow as pa
 import pytest
 
 from sharelm.errors import InputError
-from sharelm.store.schemas import TABLES
 from sharelm.study import arms
+from sharelm.tables import TABLES
 from sharelm.verdict import gate_met, supported_variants
 from tests.sharelm.verdict_helpers import LOSSES, STUDY, compared, only, served, study_of, trained, verdict
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from sharelm.store.schemas import TABLES
 from sharelm.study import arms, comparisons
 from sharelm.study.load import study_from_tree
+from sharelm.tables import TABLES
 from sharelm.verdict import decide
 
 QUICKSTART = Path(__file__).parents[1] / "study.toml"
