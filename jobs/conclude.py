@@ -13,7 +13,8 @@ from sharelm.store import Manifest, Store
 from sharelm.study import Study
 from sharelm.study.proxies import tuning_rows
 from sharelm.tables import TABLES
-from sharelm.verdict import decide, headline
+from sharelm.verdict import decide
+from sharelm.words import headline
 
 REPORTS = "reports"
 
@@ -36,12 +37,13 @@ def conclude(
         concluded.append("tunings")
     for table in concluded:
         store.commit_rows(table, study.name, step, tables[table])
-    lines = headline(study, tables["verdicts"], tables["comparisons"])
+    lines = headline(study, tables["verdicts"])
     report = build(study, tables, lines, facts)
     files = {
         "report.html": report.html.encode(),
         "report.md": report.markdown.encode(),
         "report.json": report.json.encode(),
     }
+    texts = [line.text for line in lines]
     current = {table: sorted(names) for table, names in steps.items()} | {table: [step] for table in concluded}
-    return store.commit(REPORTS, study.name, step, files, facts={**facts, "headline": lines, "steps": current})
+    return store.commit(REPORTS, study.name, step, files, facts={**facts, "headline": texts, "steps": current})

@@ -23,8 +23,10 @@ from sharelm.sharing.drawing import degrees
 from sharelm.study import Arm, Study
 from sharelm.study.tree import STAGES
 from sharelm.study.twins import TOLERANCE
+from sharelm.tables.findings import Finding
+from sharelm.words import Line, lack, sentence, spoken
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HERE = Path(__file__).parent
 _KPIS = ("accuracy", "inference_cost", "upkeep")
 _OUTCOMES = {  # outcome: symbol, words, class; never by colour alone
@@ -254,12 +256,12 @@ def _arm_json(figures: ArmFigures) -> dict[str, Any]:
     }
 
 
-def _as_json(study: Study, summary: Summary, headline: list[str], context: dict[str, Any], facts: Any) -> str:
+def _as_json(study: Study, summary: Summary, headline: list[Line], context: dict[str, Any], facts: Any) -> str:
     tree = {
         "schema_version": SCHEMA_VERSION,
         "study": study.tree(),
-        "headline": headline,
-        "verdicts": summary.verdicts,
+        "headline": [line.text for line in headline],
+        "verdicts": [spoken(row) for row in summary.verdicts],
         "comparisons": summary.comparisons,
         "sharing_worth": summary.worth,
         "tunings": summary.tunings,
@@ -293,6 +295,8 @@ def _environment() -> jinja2.Environment:
         "words": words,
         "heading": title,
         "axis": axis_words,
+        "sentence": lambda row: sentence(Finding.of(row)),
+        "lack": lambda row: lack(Finding.of(row)),
         "amount": amount,
         "ends": ends,
         "schedules": schedules,
@@ -301,7 +305,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def build(study: Study, tables: Mapping[str, pa.Table], headline: list[str], facts: Mapping[str, Any]) -> Report:
+def build(study: Study, tables: Mapping[str, pa.Table], headline: list[Line], facts: Mapping[str, Any]) -> Report:
     """The report of a study from its tables (`sharelm.tables`).
 
     `headline` are the verdict's lines. `facts` is a tree of what the tables do not hold; every entry is optional

@@ -12,7 +12,8 @@ import pyarrow as pa
 from sharelm.statistics import compare, worth
 from sharelm.study import Arm, Study, Trial, trials
 from sharelm.tables import TABLES
-from sharelm.verdict import decide, headline
+from sharelm.verdict import decide
+from sharelm.words import Line, headline
 
 DOMAINS = ("prose", "code")
 DEVICE = "Example CPU @ 2.0 GHz"
@@ -202,9 +203,9 @@ def synthetic_tables(
     return tables
 
 
-def headline_of(study: Study, tables: dict[str, pa.Table]) -> list[str]:
+def headline_of(study: Study, tables: dict[str, pa.Table]) -> list[Line]:
     """The five lines that the verdict gives for these tables."""
-    return headline(study, tables["verdicts"], tables["comparisons"])
+    return headline(study, tables["verdicts"])
 
 
 FACTS: dict[str, Any] = {

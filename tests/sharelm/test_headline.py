@@ -3,13 +3,13 @@ import pytest
 
 from sharelm.study.load import study_from_tree
 from sharelm.tables import TABLES
-from sharelm.verdict import headline
+from sharelm.words import headline
 from tests.sharelm.verdict_helpers import STUDY, compared, served, study_of, trained, verdict
 
 
 def lines(study=STUDY, comparisons=None, **evidence):
     comparisons = compared(study) if comparisons is None else comparisons
-    found = headline(study, verdict(study, comparisons, **evidence), comparisons)
+    found = [line.text for line in headline(study, verdict(study, comparisons, **evidence))]
     assert len(found) == 5
     assert all(line.endswith(".") and "\n" not in line and "None" not in line for line in found)
     return found
