@@ -23,8 +23,8 @@ from sharelm.sharing.drawing import degrees
 from sharelm.study import Arm, Study
 from sharelm.study.tree import STAGES
 from sharelm.study.twins import TOLERANCE
-from sharelm.tables.findings import Finding
-from sharelm.words import Line, lack, sentence, spoken
+from sharelm.tables.findings import Finding, said
+from sharelm.words import Line, lack, listed, name_of, say, say_it, sentence, spoken
 
 SCHEMA_VERSION = 2
 HERE = Path(__file__).parent
@@ -154,12 +154,11 @@ def _worst(outcomes: list[str]) -> str:
 def _gate(study: Study, stage: str) -> str:
     """What a roll-out stage asks for, in the study's own numbers."""
     gate = getattr(study.rollout, stage)
-    asked = [", ".join(words(kpi) for kpi in gate.kpis)]
-    asked.append(f"{gate.seeds} seed{'s' if gate.seeds > 1 else ''}")
+    asked = [said("condition", "kpis", kpis=gate.kpis), said("condition", "seeds", count=gate.seeds)]
     if gate.training_tokens:
-        asked.append(f"{numbers.count(gate.training_tokens)} training tokens")
-    asked += [f"no loss at {axis_words(axis)}" for axis in gate.axes]
-    return f"Asks for {'; '.join(asked)}."
+        asked.append(said("condition", "tokens", tokens=gate.training_tokens))
+    asked += [said("condition", "axis", axis=axis) for axis in gate.axes]
+    return say("condition", "all", {"asked": asked})
 
 
 _PRICES = {  # quantity: of what a per cent, in what unit
@@ -266,7 +265,11 @@ def _as_json(study: Study, summary: Summary, headline: list[Line], context: dict
         "sharing_worth": summary.worth,
         "tunings": summary.tunings,
         "arms": [_arm_json(figures) for figures in summary.arms],
-        "not_shown": [sentence for _, sentences in context["caveats"] for sentence in sentences],
+        "not_shown": [
+            {"group": group, "code": found["code"], "figures": found["figures"], "sentence": say_it(found)}
+            for group, those in context["caveats"]
+            for found in those
+        ],
         "facts": facts,
     }
     return json.dumps(_finite(tree), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
@@ -297,6 +300,8 @@ def _environment() -> jinja2.Environment:
         "axis": axis_words,
         "sentence": lambda row: sentence(Finding.of(row)),
         "lack": lambda row: lack(Finding.of(row)),
+        "say": say_it,
+        "group": lambda group: name_of(group, "caveat_group"),
         "amount": amount,
         "ends": ends,
         "schedules": schedules,
@@ -318,7 +323,7 @@ def build(study: Study, tables: Mapping[str, pa.Table], headline: list[Line], fa
     context = {
         "study": study,
         "headline": headline,
-        "scope": scope(study, summary),
+        "scope": listed("sentences", scope(study, summary)),
         "perplexity": math.expm1(study.kpi.accuracy.loss_margin_nats),
         "summary": summary,
         "variants": [_variant(study, variant.name, summary.verdicts) for variant in study.variant],

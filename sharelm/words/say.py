@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sharelm.tables.findings import Finding, Said, said
-from sharelm.words.formats import FORMATS, NOTHING
+from sharelm.words.formats import NOTHING, formats
 
 Entry = str | dict[str, str]  # a template, or one for each grammatical number
 
@@ -46,7 +46,13 @@ def lack(finding: Finding) -> str:
     return say("lacks", finding.code, finding.figures) if finding.code else sentence(finding)
 
 
-def _say(thing: Said) -> str:
+def name_of(identifier: str, form: str = "name") -> str:
+    """What an identifier is called in a sentence; `form` is the catalogue's table of such names."""
+    return str(catalogue()[form][identifier])
+
+
+def say_it(thing: Said) -> str:
+    """What the catalogue has for something to say in its own place."""
     return say(thing["kind"], thing["code"], thing["figures"])
 
 
@@ -62,7 +68,7 @@ def listed(how: str, items: Sequence[Any]) -> str:
         if _sayable(item):
             again = f"{item['kind']}_again"
             repeats = item["code"] in catalogue().get(again, {})
-            texts.append(_say({**item, "kind": again} if repeats and before else item))
+            texts.append(say_it({**item, "kind": again} if repeats and before else item))
             before = before or repeats
         else:
             texts.append(str(item))
@@ -83,19 +89,21 @@ class _Fill(string.Formatter):
         """A slot's value in its formats, one after the other."""
         for step in spec.split("|") if spec else ():
             value = _formatted(value, *step.split(" "))
-        return _say(value) if _sayable(value) else NOTHING if value is None else str(value)
+        return say_it(value) if _sayable(value) else NOTHING if value is None else str(value)
 
 
-def _formatted(value: Any, how: str, *arguments: str) -> str:
+def _formatted(value: Any, how: str, *arguments: str) -> Any:
     if how in catalogue()["list"]:
         return listed(how, value)
     if how == "sentence":
         return _whole(value)
     if how == "name":
-        return str(catalogue()["name"][value])
+        return name_of(value, *arguments)
+    if how == "each":
+        return [_formatted(item, *arguments) for item in value]
     if how == "start":
         return str(value)[:1].upper() + str(value)[1:]
-    return NOTHING if value is None else FORMATS[how](value, *arguments)
+    return NOTHING if value is None else formats()[how](value, *arguments)
 
 
 _FILL = _Fill()

@@ -49,7 +49,7 @@ def test_every_rate_of_every_arm_is_shown_and_the_choice_marked(made):
 
 def test_what_short_trainings_do_not_show_is_said(made):
     _, report = made
-    said = json.loads(report.json)["not_shown"]
+    said = [caveat["sentence"] for caveat in json.loads(report.json)["not_shown"]]
     (rates,) = [sentence for sentence in said if sentence.startswith("Learning rates ")]
     assert "among 0.001, 0.003, 0.01 on proxies of 41.0 k tokens (20 % of the training) with one seed" in rates
     edges = [sentence.partition(" lies at the edge")[0] for sentence in said if "lies at the edge" in sentence]
@@ -59,7 +59,7 @@ def test_what_short_trainings_do_not_show_is_said(made):
 
 def test_a_study_that_tunes_none_says_so():
     report, _, _ = reported(study_of())
-    (rates,) = [s for s in json.loads(report.json)["not_shown"] if s.startswith("Learning rates ")]
-    assert rates.startswith("Learning rates were not tuned per arm")
+    (rates,) = [c for c in json.loads(report.json)["not_shown"] if c["sentence"].startswith("Learning rates ")]
+    assert rates["sentence"].startswith("Learning rates were not tuned per arm")
     assert "Learning rates" not in Page(report.html).sections["curves"]
     assert "## Learning rates" not in report.markdown
