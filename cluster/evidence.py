@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sharelm.errors import InputError, ShareLMError
-from sharelm.store import TABLES, Manifest, Store, open_store
+from sharelm.store import Manifest, Store, open_store
 from sharelm.store.studies import latest_study
 from sharelm.study import load_study
 from sharelm.study.load import name_of, nearest
 from sharelm.study.tree import STAGES
+from sharelm.tables import TABLES
+from sharelm.tables.findings import said
+from sharelm.words import say, spoken
 
 REPORTS = "reports"  # each step holds report.html, report.md and report.json
 
@@ -112,6 +115,8 @@ def export_report(uri: str, argument: str, out: Path) -> list[Path]:
 def stored_verdict(uri: str, argument: str) -> dict[str, Any]:
     """The newest verdict: `headline` lines, and the rows of `verdicts` and `comparisons` it rests on.
 
+    A row of `verdicts` has its figures unpacked and its `sentence` beside its code.
+
     `differs` is True where the argument is a study file that is not the one last recorded under its name.
     """
     store = open_store(uri)
@@ -128,7 +133,8 @@ def stored_verdict(uri: str, argument: str) -> dict[str, Any]:
         "committed_at": report.committed_at,
         "differs": argument != name and recorded != load_study(argument),
         "headline": list(report.facts["headline"]),
-        **rows,
+        "verdicts": [spoken(row) for row in rows["verdicts"]],
+        "comparisons": rows["comparisons"],
     }
 
 
@@ -142,6 +148,6 @@ def check_gate(verdict: dict[str, Any], stage: str) -> list[str]:
     rows = [row for row in verdict["verdicts"] if row["kind"] == "stage" and row["name"] == stage]
     supported = [row["variant"] for row in rows if row["outcome"] == "supported"]
     if not supported:
-        lacks = "; ".join(f"{row['variant']} lacks: {row['reason'].rstrip('.')}" for row in rows)
-        raise GateNotMet(f"gate {stage} of study {verdict['study']!r} is not met: {lacks}")
+        lacks = [said("gate", "lacks", variant=row["variant"], finding=row["sentence"]) for row in rows]
+        raise GateNotMet(say("gate", "not_met", {"stage": stage, "study": verdict["study"], "lacks": lacks}))
     return supported

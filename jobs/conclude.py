@@ -11,10 +11,12 @@ import pyarrow as pa
 from sharelm.digest import digest, package_digest
 from sharelm.report import build
 from sharelm.statistics import compare, worth
-from sharelm.store import TABLES, Manifest, Store
+from sharelm.store import Manifest, Store
 from sharelm.study import Plan, plan_from_tree
 from sharelm.study.proxies import tuning_rows
-from sharelm.verdict import decide, headline
+from sharelm.tables import TABLES
+from sharelm.verdict import decide
+from sharelm.words import headline
 
 REPORTS, PLANS, PLAN = "reports", "plans", "plan.json"
 CONCLUDED = ("comparisons", "sharing_worth", "verdicts", "tunings")  # tables that this step makes from others' rows
@@ -53,7 +55,7 @@ def conclude(
     concluded = [table for table in CONCLUDED if table in tables]
     for table in concluded:
         store.commit_rows(table, study, step, tables[table])
-    lines = headline(plan, tables["verdicts"], tables["comparisons"])
+    lines = headline(plan.study, tables["verdicts"])
     report = build(plan, tables, lines, facts)
     files = {
         "report.html": report.html.encode(),
@@ -62,7 +64,7 @@ def conclude(
     }
     current = {table: sorted(names) for table, names in steps.items()} | {table: [step] for table in concluded}
     told = {
-        "headline": lines,
+        "headline": [line.text for line in lines],
         "steps": current,
         "plan": commit_plan(plan, store),
         "code": package_digest("sharelm", "jobs"),

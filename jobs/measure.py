@@ -14,9 +14,9 @@ import ray
 from jobs.board import busy
 from sharelm.machine import Machine
 from sharelm.store import Store, open_store
-from sharelm.store.schemas import TABLES
 from sharelm.study import Study, Trial
 from sharelm.study.tree import Task, Workload
+from sharelm.tables import TABLES
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.program import program
 from sharelm.digest import digest
-from sharelm.store import TABLES, Manifest, Store, open_store
+from sharelm.store import Manifest, Store, open_store
 from sharelm.store.studies import check_study
 from sharelm.study import Study, load_study
+from sharelm.tables import TABLES
 
 if TYPE_CHECKING:
     from jobs.progress import Progress

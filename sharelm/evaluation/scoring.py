@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sharelm.evaluation.items import Item, Rule
 from sharelm.evaluation.scorer import Scorer
-from sharelm.store.schemas import TABLES
+from sharelm.tables import TABLES
 
 COLUMNS = ["domain", "document", "item", "nll_nats", "tokens", "bytes", "correct"]
 

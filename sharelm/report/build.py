@@ -24,8 +24,10 @@ from sharelm.sharing.drawing import degrees
 from sharelm.study import Arm, Plan, Study
 from sharelm.study.tree import STAGES
 from sharelm.study.twins import TOLERANCE
+from sharelm.tables.findings import Finding, said
+from sharelm.words import Line, lack, listed, name_of, say, say_it, sentence, spoken
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HERE = Path(__file__).parent
 _KPIS = ("accuracy", "inference_cost", "upkeep")
 _OUTCOMES = {  # outcome: symbol, words, class; never by colour alone
@@ -153,12 +155,11 @@ def _worst(outcomes: list[str]) -> str:
 def _gate(study: Study, stage: str) -> str:
     """What a roll-out stage asks for, in the study's own numbers."""
     gate = getattr(study.rollout, stage)
-    asked = [", ".join(words(kpi) for kpi in gate.kpis)]
-    asked.append(f"{gate.seeds} seed{'s' if gate.seeds > 1 else ''}")
+    asked = [said("condition", "kpis", kpis=gate.kpis), said("condition", "seeds", count=gate.seeds)]
     if gate.training_tokens:
-        asked.append(f"{numbers.count(gate.training_tokens)} training tokens")
-    asked += [f"no loss at {axis_words(axis)}" for axis in gate.axes]
-    return f"Asks for {'; '.join(asked)}."
+        asked.append(said("condition", "tokens", tokens=gate.training_tokens))
+    asked += [said("condition", "axis", axis=axis) for axis in gate.axes]
+    return say("condition", "all", {"asked": asked})
 
 
 _PRICES = {  # quantity: of what a per cent, in what unit
@@ -255,17 +256,21 @@ def _arm_json(figures: ArmFigures) -> dict[str, Any]:
     }
 
 
-def _as_json(study: Study, summary: Summary, headline: list[str], context: dict[str, Any], facts: Any) -> str:
+def _as_json(study: Study, summary: Summary, headline: list[Line], context: dict[str, Any], facts: Any) -> str:
     tree = {
         "schema_version": SCHEMA_VERSION,
         "study": study.tree(),
-        "headline": headline,
-        "verdicts": summary.verdicts,
+        "headline": [line.text for line in headline],
+        "verdicts": [spoken(row) for row in summary.verdicts],
         "comparisons": summary.comparisons,
         "sharing_worth": summary.worth,
         "tunings": summary.tunings,
         "arms": [_arm_json(figures) for figures in summary.arms],
-        "not_shown": [sentence for _, sentences in context["caveats"] for sentence in sentences],
+        "not_shown": [
+            {"group": group, "code": found["code"], "figures": found["figures"], "sentence": say_it(found)}
+            for group, those in context["caveats"]
+            for found in those
+        ],
         "facts": facts,
     }
     return json.dumps(_finite(tree), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
@@ -294,6 +299,10 @@ def _environment() -> jinja2.Environment:
         "words": words,
         "heading": title,
         "axis": axis_words,
+        "sentence": lambda row: sentence(Finding.of(row)),
+        "lack": lambda row: lack(Finding.of(row)),
+        "say": say_it,
+        "group": lambda group: name_of(group, "caveat_group"),
         "amount": amount,
         "ends": ends,
         "schedules": schedules,
@@ -302,8 +311,8 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def build(plan: Plan, tables: Mapping[str, pa.Table], headline: list[str], facts: Mapping[str, Any]) -> Report:
-    """The report of a study from its tables (`sharelm.store.schemas`).
+def build(plan: Plan, tables: Mapping[str, pa.Table], headline: list[Line], facts: Mapping[str, Any]) -> Report:
+    """The report of a study from its tables (`sharelm.tables`).
 
     `headline` are the verdict's lines. `facts` is a tree of what the tables do not hold; every entry is optional
     and shown by its name, whose ending gives the unit (`_seconds`, `_bytes`, `_share`). Three names mean more:
@@ -315,7 +324,7 @@ def build(plan: Plan, tables: Mapping[str, pa.Table], headline: list[str], facts
     context = {
         "study": study,
         "headline": headline,
-        "scope": scope(study, summary),
+        "scope": listed("sentences", scope(study, summary)),
         "perplexity": math.expm1(study.kpi.accuracy.loss_margin_nats),
         "summary": summary,
         "variants": [_variant(study, variant.name, summary.verdicts) for variant in study.variant],

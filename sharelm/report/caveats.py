@@ -1,4 +1,4 @@
-"""What is not shown: sentences derived from the study, the tables and the facts of the run."""
+"""What is not shown, from the study, the tables and the facts of the run: codes and figures for `sharelm.words`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from sharelm.report.numbers import brief, count, duration, percent, plain, si, signed, significant
 from sharelm.report.settings import resolved
 from sharelm.report.summary import Summary, mean
 from sharelm.study import Study
 from sharelm.study.twins import TOLERANCE
+from sharelm.tables.findings import Said, said
+from sharelm.words import name_of
 
 TOKENS_PER_PARAMETER = 20  # about compute-optimal: Hoffmann et al., arXiv 2203.15556
 SEEDS_APART = 5  # times the usual distance: an arm that some seeds lead to another solution
@@ -20,42 +21,38 @@ LOOPS_OVERTAKE_BY = 200_000_000  # tokens; BabyLM recursion study: 75 to 200 mil
 _ACCELERATOR = re.compile(r"nvidia|tesla|quadro|geforce|titan|instinct|radeon|\bgpu\b|cuda", re.IGNORECASE)
 
 
+def _not_shown(code: str, **figures: Any) -> Said:
+    return said("caveat", code, **figures)
+
+
 def is_accelerator(device: str) -> bool:
     """Whether a device name is a GPU's."""
     return bool(_ACCELERATOR.search(device))
 
 
-def _runs(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]:
+def _runs(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[Said]:
     found = []
     seeds = len(study.study.seeds)
     if seeds == 1:
-        found.append(
-            f"Seeds were not varied: every arm was trained once, with seed {study.study.seeds[0]}. The intervals "
-            "cover the choice of documents only, not the luck of initial weights and token order."
-        )
+        found.append(_not_shown("one_seed", seed=study.study.seeds[0]))
     elif seeds < 5:
-        found.append(
-            f"Only {seeds} seeds: how far the luck of initial weights and token order moves a result is "
-            "estimated from few runs."
-        )
+        found.append(_not_shown("few_seeds", seeds=seeds))
     if study.training.fast:
-        found.append("Training was fast rather than repeatable: another run of the same study ends with other losses.")
+        found.append(_not_shown("fast"))
     together = {(resolved(row) or {}).get("training.trials_per_gpu", "1") for row in _trials(summary)}
-    found += [
-        f"Trials were trained {number} at a time on one GPU: their training times are longer than alone, and a trial's "
-        f"training cost is 1/{number} of the GPU's while it trained."
-        for number in sorted(together - {'"auto"', "1"})
-    ]
+    found += [_not_shown("trials_per_gpu", number=number) for number in sorted(together - {'"auto"', "1"})]
     for row in (row for row in _trials(summary) if row["status"] != "done"):
-        found.append(f"Trial {row['trial']} {row['status']}: {row['error'] or 'no reason recorded'}.")
+        code = "trial_not_done" if row["error"] else "trial_not_done_unexplained"
+        found.append(_not_shown(code, trial=row["trial"], status=row["status"], error=row["error"]))
     found += _halvings(summary)
     found += _apart(study, summary)
     reasons = {item["trial"]: item.get("reason") for item in facts.get("missing") or []}
     for trial in dict.fromkeys([*summary.missing, *reasons]):
-        found.append(f"Trial {trial} is missing: {reasons.get(trial) or 'it was not run to its end'}.")
+        code = "trial_missing" if reasons.get(trial) else "trial_not_ended"
+        found.append(_not_shown(code, trial=trial, reason=reasons.get(trial)))
     for figures in summary.arms:
         if figures.trials and not figures.losses:
-            found.append(f"Arm {figures.arm.name} has no held-out loss.")
+            found.append(_not_shown("no_loss", arm=figures.arm.name))
     return found
 
 
@@ -63,19 +60,16 @@ def _trials(summary: Summary) -> list[dict[str, Any]]:
     return [row for figures in summary.arms for row in figures.trials]
 
 
-def _halvings(summary: Summary) -> list[str]:
+def _halvings(summary: Summary) -> list[Said]:
     """Which trials did not learn with their arm's rate."""
     halved = {row["trial"]: row["learning_rate_halvings"] for row in _trials(summary) if row["learning_rate_halvings"]}
     if not halved:
         return []
-    times = ", ".join(f"{trial} ({number} of at most 3)" for trial, number in halved.items())
-    return [
-        f"Trials met a loss or gradient that was not finite, went back and halved their learning rate: {times}. They "
-        "and what they are compared with are not matched in learning rate."
-    ]
+    trials = [_not_shown("halved_trial", trial=trial, times=number) for trial, number in halved.items()]
+    return [_not_shown("halved", trials=trials)]
 
 
-def _apart(study: Study, summary: Summary) -> list[str]:
+def _apart(study: Study, summary: Summary) -> list[Said]:
     """Arms whose seeds lie much further apart than other arms' do, and further than the study's margin."""
     ranges = {
         figures.arm.name: max(figures.losses.values()) - min(figures.losses.values())
@@ -85,44 +79,32 @@ def _apart(study: Study, summary: Summary) -> list[str]:
     usual = median(ranges.values()) if len(ranges) > 2 else math.inf
     far = max(SEEDS_APART * usual, study.kpi.accuracy.loss_margin_nats)
     return [
-        f"The seeds of {name} ended {distance:.3f} nats apart, those of the arms in the middle {usual:.3f}: what rests "
-        "on that arm is as uncertain."
+        _not_shown("seeds_apart", arm=name, distance=distance, usual=usual)
         for name, distance in ranges.items()
         if distance > far
     ]
 
 
-def _comparisons(study: Study, summary: Summary) -> list[str]:
+def _comparisons(study: Study, summary: Summary) -> list[Said]:
     found = []
     compared = {(row["variant"], row["axis"]) for row in summary.comparisons}
     for pair in summary.pairs:
-        axis = axis_words(pair["axis"])
+        which = {name: pair[name] for name in ("variant", "twin", "axis")}
         if (pair["variant"], pair["axis"]) not in compared:
-            found.append(f"{pair['variant']} was not compared with its twin of {axis}: their scores are missing.")
+            found.append(_not_shown("not_compared", **which))
         if abs(pair["relative_error"]) > TOLERANCE:
-            found.append(
-                f"{pair['variant']} and its twin {pair['twin']} are not equal in {axis.removeprefix('the same ')}: "
-                f"off by {percent(pair['relative_error'])}, more than {percent(TOLERANCE)}."
-            )
+            found.append(_not_shown("axis_off", error=pair["relative_error"], tolerance=TOLERANCE, **which))
     found += _times(summary)
     undecided = [row for row in summary.comparisons if row["outcome"] == "not_shown"]
     for row in undecided:
-        domain = "" if row["domain"] == "all" else f", domain {row['domain']}"
-        if row["interval_low"] is None or row["interval_high"] is None:
-            why = f"{row['seeds']} seeds and {row['documents']} documents in common give no interval"
-        else:
-            why = (
-                f"the interval {signed(row['interval_low'])} to {signed(row['interval_high'])} does not settle it "
-                f"against the margin {plain(row['margin'])}"
-            )
-        found.append(
-            f"{row['variant']} against its twin of {axis_words(row['axis'])} on {row['task']}{domain}: not shown; "
-            f"{why}."
-        )
+        code = "no_interval" if row["interval_low"] is None or row["interval_high"] is None else "undecided"
+        code += "" if row["domain"] == "all" else "_in_domain"
+        names = ("variant", "axis", "task", "domain", "seeds", "documents", "interval_low", "interval_high", "margin")
+        found.append(_not_shown(code, **{name: row[name] for name in names}))
     return found
 
 
-def _times(summary: Summary) -> list[str]:
+def _times(summary: Summary) -> list[Said]:
     """The time axis rests on speeds measured beforehand: how the seconds that trials took turned out."""
     seconds = {
         figures.arm.name: mean(row["training_seconds"] for row in figures.trials if row["status"] == "done")
@@ -132,15 +114,12 @@ def _times(summary: Summary) -> list[str]:
     for pair in summary.pairs:
         variant, twin = seconds[pair["variant"]], seconds[pair["twin"]]
         if pair["axis"] == "time" and variant and twin and abs(twin / variant - 1) > TOLERANCE:
-            found.append(
-                f"The twin of {axis_words('time')} as {pair['variant']} was given its tokens from speeds measured "
-                f"beforehand; its trials took {duration(twin)}, the variant's {duration(variant)}: off by "
-                f"{percent(twin / variant - 1)}."
-            )
+            figures = {"variant_seconds": variant, "twin_seconds": twin, "error": twin / variant - 1}
+            found.append(_not_shown("time_off", variant=pair["variant"], axis="time", **figures))
     return found
 
 
-def _tasks(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]:
+def _tasks(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[Said]:
     found = []
     known = {task.name: task.traits.chance for task in study.evaluation.task if task.traits.chance is not None}
     chance_of = known | dict(facts.get("chance") or {})
@@ -149,108 +128,71 @@ def _tasks(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str
         if not task.traits.judged:
             continue
         if not values:
-            found.append(f"Task {task.name} has no scores.")
+            found.append(_not_shown("task_unscored", task=task.name))
         elif task.name not in chance_of:
-            found.append(
-                f"Task {task.name}: the number of choices is not recorded here, so whether its accuracy "
-                f"(best arm {percent(max(values), 3)}) beats guessing is not shown."
-            )
+            found.append(_not_shown("task_chance_unknown", task=task.name, best=max(values)))
         elif max(values) < max(0.01, chance_of[task.name] + 0.02):
-            found.append(
-                f"Task {task.name} is at chance: the best arm reaches {percent(max(values), 3)}, guessing "
-                f"{percent(chance_of[task.name], 3)}. Equal scores there say nothing."
-            )
+            found.append(_not_shown("task_at_chance", task=task.name, best=max(values), chance=chance_of[task.name]))
     if all(task.traits.reads == "documents" for task in study.evaluation.task):
-        found.append(
-            "Every score is on held-out documents of the training corpora; other kinds of text, dialogue, "
-            "reasoning and instructions were not tested."
-        )
+        found.append(_not_shown("held_out_only"))
     return found
 
 
-def _cost(study: Study, summary: Summary) -> list[str]:
+def _cost(study: Study, summary: Summary) -> list[Said]:
     found = []
     for figures in summary.arms:
         have = {row["workload"] for row in figures.costs}
         lacking = [w.name for w in study.cost.workload if w.name not in have]
         if lacking:
-            found.append(f"Cost of {figures.arm.name} was not measured for {', '.join(lacking)}.")
+            found.append(_not_shown("cost_unmeasured", arm=figures.arm.name, workloads=lacking))
     devices = sorted({row["device"] for figures in summary.arms for row in figures.costs})
     if len(devices) > 1:
-        found.append(
-            f"Costs were measured on different devices ({', '.join(devices)}) and are not comparable between them."
-        )
+        found.append(_not_shown("several_devices", devices=devices))
     processors = [device for device in devices if not is_accelerator(device)]
     if processors:
-        found.append(
-            f"Cost was measured on a processor without accelerator ({', '.join(processors)}): on a GPU, where decoding "
-            "is bound by reading weights, the ratios can be others."
-        )
+        found.append(_not_shown("no_accelerator", devices=processors))
     if devices:
-        found.append("Latency is that of this implementation, not of a tuned serving engine.")
-        found.append(
-            "Latency and money have no intervals, only the range of their repeats, one a seed: a difference that is "
-            "smaller can be chance."
-        )
+        found += [_not_shown("own_latency"), _not_shown("cost_without_intervals")]
     if study.cost.price_per_hour == 0:
-        found.append("The price per hour is 0, so money says nothing.")
+        found.append(_not_shown("no_price"))
     return found
 
 
-def _scale(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[str]:
+def _scale(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[Said]:
     reference = summary.arms[0].arm.footprint
     stored, tokens = reference.stored_parameters, study.training.tokens
     body = max(1, stored - reference.embedding_parameters)
     found = []
     if stored < 1e9:
-        found.append(
-            f"The reference has {si(stored)} parameters, {count(math.ceil(1e9 / stored))} times fewer than a billion: "
-            "whether the answer holds at billions is not shown."
-        )
+        found.append(_not_shown("below_billions", parameters=stored, times=math.ceil(1e9 / stored)))
     if tokens < TOKENS_PER_PARAMETER * body:
-        found.append(
-            f"Training was short: {si(tokens)} tokens, {significant(tokens / body, 2)} for each of the reference's "
-            f"{si(body)} parameters outside the embedding; about {TOKENS_PER_PARAMETER} is the usual recommendation "
-            "(Hoffmann et al., arXiv 2203.15556)."
-        )
+        each = {"each": tokens / body, "usual": TOKENS_PER_PARAMETER}
+        found.append(_not_shown("short_training", tokens=tokens, parameters=body, **each))
     if tokens < LOOPS_OVERTAKE_BY:
-        found.append(
-            f"In the BabyLM recursion study a looped model overtook its independent twin only after 75 to 200 M "
-            f"tokens; at {si(tokens)} a short run may give the wrong sign."
-        )
+        found.append(_not_shown("before_loops_overtake", tokens=tokens))
     found += _repeats(summary)
     found += _rates(study, summary)
     return found
 
 
-def _rates(study: Study, summary: Summary) -> list[str]:
+def _rates(study: Study, summary: Summary) -> list[Said]:
     """How fair the learning rates are: one for all, or each arm's own as far as short trainings tell."""
     tune = study.training.tune
     if tune is None:
-        return [
-            "Learning rates were not tuned per arm: all arms share one rate and schedule, which may suit some better "
-            "than others."
-        ]
-    found = [
-        f"Learning rates were chosen for each arm among {', '.join(map(brief, tune.learning_rates))} on proxies of "
-        f"{si(tune.tokens)} tokens ({percent(tune.tokens / study.training.tokens)} of the training) with one seed: "
-        "longer training tends to want a lower rate (Bjorck et al., arXiv 2409.19913). All else of the schedule is "
-        "shared and was not tuned."
-    ]
+        return [_not_shown("rates_shared")]
+    share = tune.tokens / study.training.tokens
+    found = [_not_shown("rates_tuned", rates=list(tune.learning_rates), tokens=tune.tokens, share=share)]
     done = {row["arm"] for row in summary.tunings if row["status"] == "done"}
     for arm in dict.fromkeys(row["arm"] for row in summary.tunings if row["arm"] not in done):
-        found.append(f"Every proxy of {arm} diverged: it learns with the lowest rate tried, for want of a better one.")
+        found.append(_not_shown("proxies_diverged", arm=arm))
     edges: dict[str, float] = {row["arm"]: row["chosen_learning_rate"] for row in summary.tunings if row["at_edge"]}
     for rate in sorted(set(edges.values())):
         arms = [arm for arm, chosen in edges.items() if chosen == rate]
-        found.append(
-            f"The learning rate {brief(rate)} of {', '.join(arms)} lies at the edge of what was tried: a better one "
-            "may lie beyond it."
-        )
+        found.append(_not_shown("rate_at_edge", rate=rate, arms=arms))
     return found
 
 
-def _repeats(summary: Summary) -> list[str]:
+def _repeats(summary: Summary) -> list[Said]:
     """Which arms saw the corpora more than once; how often is a figure of each trial."""
     epochs = {figures.arm.name: figures.epochs for figures in summary.arms}
     known = {name: value for name, value in epochs.items() if value is not None}
@@ -258,49 +200,40 @@ def _repeats(summary: Summary) -> list[str]:
     if not repeated:
         return []
     times = sorted(set(repeated.values()))
-    said = f"{significant(times[0], 3)} times" if len(times) == 1 else "more than once"
-    who = "every arm" if len(repeated) == len(known) else ", ".join(repeated)
-    found = [f"Data repeats: {who} saw the corpora {said}, so what arms gain from fresh text is not shown."]
+    code = "data_repeats_alike" if len(times) == 1 else "data_repeats"
+    code += "_for_all" if len(repeated) == len(known) else ""
+    found = [_not_shown(code, arms=list(repeated), times=times[0])]
     for pair in summary.pairs:
         variant, twin = known.get(pair["variant"]), known.get(pair["twin"])
         if variant is not None and twin is not None and twin > 1 and abs(twin - variant) > TOLERANCE * variant:
-            found.append(
-                f"At {axis_words(pair['axis'])} {pair['variant']} saw the corpora {significant(variant, 3)} times and "
-                f"its twin {pair['twin']} {significant(twin, 3)} times: repeated text is worth less than fresh."
-            )
+            which = {name: pair[name] for name in ("variant", "twin", "axis")}
+            found.append(_not_shown("twin_repeats_more", variant_times=variant, twin_times=twin, **which))
     return found
 
 
 def axis_words(axis: str) -> str:
     """How a reader calls an axis."""
-    return {
-        "depth": "the same depth",
-        "parameters": "the same stored parameters",
-        "compute": "the same training FLOPs",
-        "memory": "the same serving memory",
-        "time": "the same training time",
-    }.get(axis, f"the same {axis}")
+    return name_of(axis, "same")
 
 
-def scope(study: Study, summary: Summary) -> str:
+def scope(study: Study, summary: Summary) -> list[Said]:
     """How far the verdict goes, for one who reads no further."""
     seeds, size = len(study.study.seeds), summary.arms[0].arm.footprint.stored_parameters
     devices = sorted({f"{row['device']}, {row['precision']}" for figures in summary.arms for row in figures.costs})
-    return (
-        f"The full model has {si(size)} parameters; every model saw {si(study.training.tokens)} training tokens, "
-        f"with {seeds} seed{'s' if seeds > 1 else ''}. "
-        + (f"Cost was measured on {'; '.join(devices)}. " if devices else "Cost was not measured. ")
-        + "Larger models, longer training, other text and other hardware can answer differently."
-    )
-
-
-def caveats(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Groups of sentences on what this study does not show; groups without a sentence are left out."""
-    groups = [
-        ("Runs", _runs(study, summary, facts)),
-        ("Comparisons", _comparisons(study, summary)),
-        ("Scale and training", _scale(study, summary, facts)),
-        ("Tasks", _tasks(study, summary, facts)),
-        ("Cost", _cost(study, summary)),
+    return [
+        said("scope", "trained", parameters=size, tokens=study.training.tokens, count=seeds),
+        said("scope", "cost" if devices else "no_cost", devices=devices),
+        said("scope", "beyond"),
     ]
-    return [(name, sentences) for name, sentences in groups if sentences]
+
+
+def caveats(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[tuple[str, list[Said]]]:
+    """What this study does not show, by group; groups without a caveat are left out."""
+    groups = [
+        ("runs", _runs(study, summary, facts)),
+        ("comparisons", _comparisons(study, summary)),
+        ("scale", _scale(study, summary, facts)),
+        ("tasks", _tasks(study, summary, facts)),
+        ("cost", _cost(study, summary)),
+    ]
+    return [(name, found) for name, found in groups if found]

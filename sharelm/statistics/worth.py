@@ -23,8 +23,8 @@ from sharelm.sharing import ModelShape, Sharing, footprint
 from sharelm.statistics.compare import ALL
 from sharelm.statistics.intervals import Floats, contrast_standard_error, document_covariance, interval
 from sharelm.statistics.panel import Metric, Panel, build_panel
-from sharelm.store.schemas import TABLES
 from sharelm.study import Arm, Plan
+from sharelm.tables import TABLES
 
 DEPTH_EXPONENT = 0.34  # loss falls with the parameters to about this power (Hoffmann et al., arXiv 2203.15556)
 _LARGEST_PHI = 50.0

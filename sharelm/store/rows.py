@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from sharelm.errors import StoreError
 from sharelm.store.manifest import FileRecord, Manifest
-from sharelm.store.schemas import PARTITIONS, SCHEMA_VERSION, TABLES
+from sharelm.tables import PARTITIONS, SCHEMA_VERSION, TABLES
 
 
 def encode_rows(table: str, rows: pa.Table) -> bytes:

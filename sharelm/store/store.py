@@ -23,7 +23,7 @@ from sharelm.store.manifest import FileRecord, Manifest, folder_of
 from sharelm.store.objects import Objects, sha256_of
 from sharelm.store.rows import decode_rows, empty_rows, encode_rows
 from sharelm.store.s3 import S3Objects
-from sharelm.store.schemas import SCHEMA_VERSION, TABLES
+from sharelm.tables import SCHEMA_VERSION, TABLES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _checked: set[tuple[str | int, ...]] = set()  # local files that this process has verified, as they were

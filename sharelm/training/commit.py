@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from sharelm.model import save_weights
 from sharelm.store import Store
-from sharelm.store.schemas import TABLES
+from sharelm.tables import TABLES
 from sharelm.training import checkpoint, soft
 from sharelm.training.loop import Loop
 from sharelm.training.run import Run

@@ -1,7 +1,6 @@
-"""From comparisons and costs to a verdict: axes, KPIs, roll-out stages, and five lines for a manager."""
+"""From comparisons and costs to a verdict: axes, KPIs and roll-out stages, as codes and figures."""
 
 from sharelm.verdict.decide import decide
-from sharelm.verdict.headline import headline
 from sharelm.verdict.stages import gate_met, supported_variants
 
-__all__ = ["decide", "gate_met", "headline", "supported_variants"]
+__all__ = ["decide", "gate_met", "supported_variants"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sharelm.study.twins import TOLERANCE
-from sharelm.verdict.finding import Evidence, Finding, loss_text, missing_text
+from sharelm.tables.findings import Finding, said
+from sharelm.verdict.finding import Evidence
 
 
 def axis_findings(evidence: Evidence, variant: str) -> list[Finding]:
@@ -15,31 +14,24 @@ def axis_findings(evidence: Evidence, variant: str) -> list[Finding]:
 
 def _axis(evidence: Evidence, variant: str, axis: str) -> Finding:
     row = evidence.loss(variant, axis)
-    parts = [_loss_text(evidence, row)]
+    code, figures = evidence.told(row)
+    notes = []
     if axis == "depth":
-        parts.append(f"It stores {100 * evidence.storage_saved(variant):.1f} % fewer parameters.")
+        figures["saved"] = evidence.storage_saved(variant)
+        notes.append(said("note", "stores_fewer", saved=figures["saved"]))
     error = row["axis_relative_error"]
     if abs(error) > TOLERANCE:
-        parts.append(f"The twin is {100 * error:+.1f} % off on this axis, more than {100 * TOLERANCE:.0f} %.")
+        notes.append(said("note", "twin_off_axis", error=error, tolerance=TOLERANCE))
     if row["seeds"] == 1:
-        parts.append("Seeds were not varied.")
+        notes.append(said("note", "seeds_not_varied"))
     return Finding(
         variant,
         "axis",
         axis,
         row["outcome"],
-        "difference of loss, nats per token",
+        code,
+        "loss_difference_nats",
         row["difference"],
         row["margin"],
-        " ".join(parts),
+        figures | {"notes": notes},
     )
-
-
-def _loss_text(evidence: Evidence, row: dict[str, Any]) -> str:
-    missing = missing_text(row)
-    if missing:
-        return f"Not shown: {missing}."
-    if row["outcome"] == "not_shown":
-        return f"Not shown: {loss_text(row)}; {evidence.outlook(row)}."
-    said = {"better": "Better", "not_worse": "Not worse", "worse": "Worse"}[row["outcome"]]
-    return f"{said}: {loss_text(row)}."

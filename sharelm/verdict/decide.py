@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import pyarrow as pa
 
-from sharelm.store.schemas import TABLES
 from sharelm.study import Plan
+from sharelm.tables.findings import Finding, findings_table
 from sharelm.verdict.axes import axis_findings
-from sharelm.verdict.finding import Evidence, Finding
+from sharelm.verdict.finding import Evidence
 from sharelm.verdict.kpis import kpi_findings
 from sharelm.verdict.stages import stage_findings
 
@@ -25,4 +23,4 @@ def decide(plan: Plan, comparisons: pa.Table, trials: pa.Table, costs: pa.Table)
     for variant in plan.study.variant:
         axes, kpis = axis_findings(evidence, variant.name), kpi_findings(evidence, variant.name)
         findings += [*axes, *kpis, *stage_findings(evidence, variant.name, axes, kpis)]
-    return pa.Table.from_pylist([asdict(finding) for finding in findings], schema=TABLES["verdicts"])
+    return findings_table(findings)

@@ -1,8 +1,7 @@
-"""One row of a verdict, and the evidence it is drawn from."""
+"""The evidence a verdict is drawn from, and how a comparison of losses is told: a code and its figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,22 +15,7 @@ from sharelm.statistics.intervals import MOST_SEEDS, settling_seeds
 from sharelm.study import Arm, Plan, Study
 
 MET, NOT_MET, NOT_SHOWN = "met", "not_met", "not_shown"
-DIVERGED = "diverged trials"  # the measure of a KPI that divergence decides
 KEPT = ("better", "not_worse")  # outcomes of a comparison that count as no loss
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A row of the `verdicts` table."""
-
-    variant: str
-    kind: str
-    name: str
-    outcome: str
-    measure: str | None
-    value: float | None
-    threshold: float | None
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -73,7 +57,23 @@ class Evidence:
                 return row
         raise InputError(f"comparisons: there is no {DECIDING.name} of {variant} on the {axis} axis")
 
-    def settling_seeds(self, row: dict[str, Any]) -> int | None:
+    def told(self, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The code of a comparison of losses, and its figures."""
+        figures = interval_figures(row)
+        if row["seeds"] == 0:
+            return "unscored", figures
+        if row["interval_low"] is None:
+            return "one_document", figures
+        if row["outcome"] != NOT_SHOWN:
+            return f"loss_{row['outcome']}", figures
+        if row["seeds"] == 1:
+            return "loss_wants_second_seed", figures
+        wanted = self._settling_seeds(row)
+        if wanted is None:
+            return "loss_beyond_seeds", figures | {"most_seeds": MOST_SEEDS}
+        return "loss_wants_seeds", figures | {"wanted_seeds": wanted}
+
+    def _settling_seeds(self, row: dict[str, Any]) -> int | None:
         """With how many seeds this comparison's interval would leave the margin; None where none is in reach.
 
         The row has errors of both seeds and documents.
@@ -87,15 +87,6 @@ class Evidence:
             len(self.arms),
             row["confidence"],
         )
-
-    def outlook(self, row: dict[str, Any]) -> str:
-        """What would settle a comparison whose interval straddles its margin."""
-        if row["seeds"] == 1:
-            return "a second seed at the least is needed to tell"
-        seeds = self.settling_seeds(row)
-        if seeds is None:
-            return f"and even {MOST_SEEDS} seeds would not tell if these figures hold"
-        return f"about {seeds} seeds would tell if these figures hold"
 
     def tasks(self, variant: str) -> list[dict[str, Any]]:
         """The comparisons with the same-depth twin that are held to a margin beside the loss."""
@@ -117,41 +108,7 @@ class Evidence:
         return 1 - stored[variant] / stored[self.twin(variant)]
 
 
-def listed(words: Iterable[str], joint: str = "and") -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    *first, last = words
-    return f"{', '.join(first)} {joint} {last}" if first else last
-
-
-def number_text(value: float) -> str:
-    """`0.6702`, `3`, `204,800`."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def percent_text(ratio: float, most: float) -> str:
-    """`88.5 %`: three digits, or as many as it takes not to hide that a ratio is beyond the most it may be."""
-    digits = next(n for n in range(3, 18) if (float(f"{ratio:.{n}g}") > most) == (ratio > most))
-    return f"{float(f'{100 * ratio:.{digits}g}'):,.12g} %"
-
-
-def interval_text(row: dict[str, Any], share: bool = False) -> str:
-    """`+0.020 nats (98.75 % interval +0.003 to +0.036)` of a comparison that has an interval."""
-    unit = "" if share else " nats"
-    return (
-        f"{row['difference']:+.3f}{unit} ({100 * row['confidence']:.4g} % interval "
-        f"{row['interval_low']:+.3f} to {row['interval_high']:+.3f})"
-    )
-
-
-def loss_text(row: dict[str, Any]) -> str:
-    """`against x the loss differs by +0.020 nats (...), the margin is 0.05` of a comparison that has an interval."""
-    return f"against {row['twin']} the loss differs by {interval_text(row)}, the margin is {row['margin']:g}"
-
-
-def missing_text(row: dict[str, Any]) -> str | None:
-    """Why a comparison has no interval, or None where it has one."""
-    if row["seeds"] == 0:
-        return f"no seed of both {row['variant']} and {row['twin']} was scored"
-    if row["interval_low"] is None:
-        return f"an interval needs two documents, and there is {row['documents']}"
-    return None
+def interval_figures(row: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a comparison; those of its interval are None where it has none."""
+    same = ("variant", "twin", "difference", "confidence", "margin", "seeds", "documents")
+    return {name: row[name] for name in same} | {"low": row["interval_low"], "high": row["interval_high"]}

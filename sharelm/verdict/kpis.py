@@ -7,24 +7,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from sharelm.verdict.finding import (
-    DIVERGED,
-    MET,
-    NOT_MET,
-    NOT_SHOWN,
-    Evidence,
-    Finding,
-    interval_text,
-    listed,
-    loss_text,
-    missing_text,
-    number_text,
-    percent_text,
-)
+from sharelm.tables.findings import Finding, Said, said
+from sharelm.verdict.finding import MET, NOT_MET, NOT_SHOWN, Evidence, interval_figures
 
 
 def kpi_findings(evidence: Evidence, variant: str) -> list[Finding]:
-    """One finding for each KPI; its measure is the one that decides it, its reason names all."""
+    """One finding for each KPI; its measure is the one that decides it, its figures are of all that decide alike."""
     return [_accuracy(evidence, variant), _inference_cost(evidence, variant), _upkeep(evidence, variant)]
 
 
@@ -33,10 +21,15 @@ def _diverged(evidence: Evidence, variant: str, kpi: str) -> Finding | None:
     diverged = evidence.trials_of(variant, "diverged")
     if not diverged:
         return None
-    seeds = listed(str(row["seed"]) for row in diverged)
-    error = " ".join(str(diverged[0]["error"] or "no reason recorded").split())
-    reason = f"Training diverged with seed {seeds}: {error}."
-    return Finding(variant, "kpi", kpi, NOT_MET, DIVERGED, len(diverged), 0.0, reason)
+    error = " ".join((diverged[0]["error"] or "").split())
+    code = "diverged" if error else "diverged_unexplained"
+    figures = {
+        "seeds": [row["seed"] for row in diverged],
+        "error": error,
+        "diverged": len(diverged),
+        "of_seeds": len(evidence.study.study.seeds),
+    }
+    return Finding(variant, "kpi", kpi, NOT_MET, code, "diverged_trials", len(diverged), 0.0, figures)
 
 
 def _accuracy(evidence: Evidence, variant: str) -> Finding:
@@ -44,42 +37,43 @@ def _accuracy(evidence: Evidence, variant: str) -> Finding:
     if diverged:
         return diverged
     loss, tasks = evidence.loss(variant, "depth"), evidence.tasks(variant)
-    measure, decides, missing = "difference of loss, nats per token", loss, missing_text(loss)
     worse = [row for row in tasks if row["outcome"] == "worse"]
-    unshown = [row["task"] for row in tasks if row["outcome"] == "not_shown"]
+    (code, figures), measure, decides, notes = evidence.told(loss), "loss_difference_nats", loss, []
     if loss["outcome"] == "worse":
-        outcome, reason = NOT_MET, f"Worse beyond the margin: {loss_text(loss)}."
+        outcome = NOT_MET
     elif worse:
-        outcome, decides, measure = NOT_MET, worse[0], f"difference of accuracy, task {worse[0]['task']}"
-        reason = f"Task {worse[0]['task']} is worse beyond the margin: {interval_text(worse[0], share=True)}."
+        outcome, code, measure, decides = NOT_MET, "task_worse", "accuracy_difference", worse[0]
+        figures = interval_figures(decides) | {"task": decides["task"]}
     elif loss["outcome"] == "not_shown":
         outcome = NOT_SHOWN
-        reason = f"{missing[0].upper()}{missing[1:]}." if missing else f"Too wide to tell: {loss_text(loss)}."
     else:
         outcome = MET
-        reason = f"{'Better' if loss['outcome'] == 'better' else 'Not worse'}: {loss_text(loss)}."
-        if unshown:
-            reason += f" Not shown for task {', '.join(unshown)}."
+        figures["unshown_tasks"] = [row["task"] for row in tasks if row["outcome"] == "not_shown"]
+        if figures["unshown_tasks"]:
+            notes.append(said("note", "tasks_not_shown", tasks=figures["unshown_tasks"]))
     if loss["seeds"] == 1:
-        reason += " Seeds were not varied."
-    return Finding(variant, "kpi", "accuracy", outcome, measure, decides["difference"], decides["margin"], reason)
+        notes.append(said("note", "seeds_not_varied"))
+    figures |= {"notes": notes}
+    return Finding(
+        variant, "kpi", "accuracy", outcome, code, measure, decides["difference"], decides["margin"], figures
+    )
 
 
 SAME = 0.001  # ratios that differ by less are one figure
-OF_FULL = " of the full model's"  # the twin of the same depth: said once in a reason
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """One figure with the most it may be; `where` says which workload; `value` is None where nothing was measured.
+    """One figure with the most it may be; `workload` is set where there are several.
 
-    `repeats` is the least and the most of its repeats, one a seed, where they differ.
+    `value` is None where nothing was measured, for the reason whose code is `missing`. `repeats` is the least and the
+    most of its repeats, one a seed, where they differ.
     """
 
     name: str
     value: float | None
     most: float
-    where: str = ""
+    workload: str | None = None
     missing: str = ""
     repeats: tuple[float, float] | None = None
 
@@ -92,37 +86,39 @@ class _Measure:
         return MET if high <= self.most else NOT_MET if low > self.most else NOT_SHOWN
 
     @property
-    def text(self) -> str:
-        """`memory 61.5 % of the full model's for chat (at most 80 %)`, or why there is no figure."""
-        name, most = self.name.removesuffix(" ratio"), number_text(self.most)
+    def said(self) -> Said:
+        """Its code and figures."""
+        code = SPIKES if self.name == SPIKES else "ratio"
+        figures: dict[str, Any] = {"measure": self.name, "value": self.value, "most": self.most}
         if self.value is None:
-            return f"{name}{self.where} was not measured ({self.missing})"
-        if name == self.name:
-            return f"{number_text(self.value)} {name}{self.where} (at most {most})"
-        value, most = percent_text(self.value, self.most), number_text(100 * self.most)
-        repeats = ""
+            code = f"{code}_unmeasured"
+            figures["why"] = said("why", self.missing)
+        if self.workload is not None:
+            code = f"{code}_of_workload"
+            figures["workload"] = self.workload
         if self.repeats:
-            low, high = (f"{100 * end:.3g}" for end in self.repeats)
-            repeats = f"{low} to {high} % in its repeats, "
-        return f"{name} {value}{OF_FULL}{self.where} ({repeats}at most {most} %)"
+            code = f"{code}_with_repeats"
+            figures["low"], figures["high"] = self.repeats
+        return said("measure", code, **figures)
 
 
+SPIKES = "loss_spikes"
 _BySeed = Mapping[int, Any]
 
 
-def _ratio(name: str, variant: _BySeed, twin: _BySeed, most: float, where: str = "") -> _Measure:
+def _ratio(name: str, variant: _BySeed, twin: _BySeed, most: float, workload: str | None = None) -> _Measure:
     """The ratio of the means over the seeds of both, or no value where a figure is absent or the twin's is zero."""
     seeds = [seed for seed in variant if seed in twin]
     ours, twins = [variant[seed] for seed in seeds], [twin[seed] for seed in seeds]
     if not seeds:
-        return _Measure(name, None, most, where, "no rows of both arms under the same conditions")
+        return _Measure(name, None, most, workload, "no_common_rows")
     if None in [*ours, *twins]:
-        return _Measure(name, None, most, where, "a figure is null")
+        return _Measure(name, None, most, workload, "figure_null")
     if 0 in twins:
-        return _Measure(name, None, most, where, "the twin's figure is 0")
+        return _Measure(name, None, most, workload, "twin_zero")
     ratios = [one / other for one, other in zip(ours, twins, strict=True)]
     repeats = (min(ratios), max(ratios)) if max(ratios) - min(ratios) > SAME else None
-    return _Measure(name, fmean(ours) / fmean(twins), most, where, repeats=repeats)
+    return _Measure(name, fmean(ours) / fmean(twins), most, workload, repeats=repeats)
 
 
 def _worst(measures: list[_Measure]) -> _Measure:
@@ -137,20 +133,19 @@ def _worst(measures: list[_Measure]) -> _Measure:
 
 
 def _finding(variant: str, kpi: str, measures: list[_Measure]) -> Finding:
-    """The KPI is met when every measure is within its limit; the worst one decides, and the reason is what decides."""
+    """The KPI is met when every measure is within its limit; the worst one decides, all that decide alike are told."""
     worst = _worst(measures)
-    outcome = worst.outcome
-    deciding = [measure for measure in measures if measure.outcome == outcome]
-    first, of_full, rest = listed(measure.text for measure in deciding).partition(OF_FULL)
-    reason = f"{first[0].upper()}{first[1:]}{of_full}{rest.replace(OF_FULL, '')}."
-    return Finding(variant, "kpi", kpi, outcome, worst.name, worst.value, worst.most, reason)
+    told = [measure.said for measure in measures if measure.outcome == worst.outcome]
+    return Finding(
+        variant, "kpi", kpi, worst.outcome, "ratios", worst.name, worst.value, worst.most, {"measures": told}
+    )
 
 
 def _inference_cost(evidence: Evidence, variant: str) -> Finding:
     limits = evidence.study.kpi.inference_cost
     asked = {
-        "memory ratio": ("peak_bytes", limits.memory_ratio_max),
-        "cost per token ratio": ("cost_per_1m_tokens", limits.cost_per_token_ratio_max),
+        "memory_ratio": ("peak_bytes", limits.memory_ratio_max),
+        "cost_per_token_ratio": ("cost_per_1m_tokens", limits.cost_per_token_ratio_max),
     }
     measures = []
     for name, (column, most) in asked.items():
@@ -176,7 +171,7 @@ def _served_ratios(
         return found
 
     ours, twins = figures(variant), figures(evidence.twin(variant))
-    where = f" for {workload}" if len(evidence.study.cost.workload) > 1 else ""
+    where = workload if len(evidence.study.cost.workload) > 1 else None
     return [_ratio(name, ours[key], twins[key], most, where) for key in ours if key in twins] or [
         _ratio(name, {}, {}, most, where)
     ]
@@ -198,12 +193,12 @@ def _upkeep(evidence: Evidence, variant: str) -> Finding:
         return _ratio(name, of_ours, of_twins, most)
 
     measures = [
-        ratio("training cost ratio", "training_cost", limits.training_cost_ratio_max),
-        ratio("stored bytes ratio", "weights_bytes", limits.stored_bytes_ratio_max),
+        ratio("training_cost_ratio", "training_cost", limits.training_cost_ratio_max),
+        ratio("stored_bytes_ratio", "weights_bytes", limits.stored_bytes_ratio_max),
     ]
     spikes = [row["loss_spikes"] for row in evidence.trials_of(variant, "done")]
     if spikes and None not in spikes:
-        measures.append(_Measure("loss spikes", max(spikes), limits.loss_spikes_max))
+        measures.append(_Measure(SPIKES, max(spikes), limits.loss_spikes_max))
     else:
-        measures.append(_Measure("loss spikes", None, limits.loss_spikes_max, missing="no finished trial reports them"))
+        measures.append(_Measure(SPIKES, None, limits.loss_spikes_max, missing="no_trial_reports"))
     return _finding(variant, "upkeep", measures)

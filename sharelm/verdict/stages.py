@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharelm.errors import InputError
 from sharelm.study.tree import STAGES, Gate
-from sharelm.verdict.finding import KEPT, MET, Evidence, Finding
+from sharelm.tables.findings import Finding
+from sharelm.verdict.finding import KEPT, MET, Evidence
 
 SUPPORTED, NOT_SUPPORTED = "supported", "not_supported"
 
@@ -23,39 +25,37 @@ def stage_findings(evidence: Evidence, variant: str, axes: list[Finding], kpis: 
             finding = _gate(evidence, variant, stage, getattr(evidence.study.rollout, stage), axes, kpis)
             short = finding if finding.outcome == NOT_SUPPORTED else None
         else:
-            finding = replace(short, name=stage, reason=f"{_spoken(short.name)} comes first. {short.reason}")
+            waits = {"first": short.name, "lack": short.said}
+            finding = replace(short, name=stage, code="gate_waits", figures=waits)
         found.append(finding)
     return found
-
-
-def _spoken(name: str) -> str:
-    text = name.replace("_", " ")
-    return text[0].upper() + text[1:]
 
 
 def _gate(
     evidence: Evidence, variant: str, stage: str, gate: Gate, axes: list[Finding], kpis: list[Finding]
 ) -> Finding:
-    def lacks(measure: str, value: float | None, threshold: float | None, reason: str) -> Finding:
-        return Finding(variant, "stage", stage, NOT_SUPPORTED, measure, value, threshold, reason)
+    def lacks(code: str, measure: str | None, value: float | None, threshold: float | None, **figures: Any) -> Finding:
+        figures |= {"stage": stage, "value": value, "threshold": threshold}
+        return Finding(variant, "stage", stage, NOT_SUPPORTED, code, measure, value, threshold, figures)
+
+    def short_of(code: str, found: Finding) -> Finding:
+        figures = {"of": found.name, "outcome": found.outcome, "finding": found.said}
+        return lacks(code, found.measure, found.value, found.threshold, **figures)
 
     for kpi in kpis:
         if kpi.name in gate.kpis and kpi.outcome != MET:
-            said = f"{_spoken(kpi.name)} is {kpi.outcome.replace('_', ' ')}. {kpi.reason}"
-            return lacks(kpi.measure or kpi.name, kpi.value, kpi.threshold, said)
+            return short_of("gate_kpi", kpi)
     seeds = min(evidence.loss(variant, axis)["seeds"] for axis in ("depth", *gate.axes))
     if seeds < gate.seeds:
-        return lacks("seeds", seeds, gate.seeds, f"{seeds} of the {gate.seeds} seeds it asks for were compared.")
+        return lacks("gate_seeds", "seeds", seeds, gate.seeds)
     arms = {variant, evidence.twin(variant), *(evidence.twin(variant, axis) for axis in gate.axes)}
     tokens = min((row["tokens"] for arm in arms for row in evidence.trials_of(arm, "done")), default=0)
     if tokens < gate.training_tokens:
-        said = f"{tokens:,} of the {gate.training_tokens:,} training tokens it asks for were seen."
-        return lacks("training tokens", tokens, gate.training_tokens, said)
+        return lacks("gate_tokens", "training_tokens", tokens, gate.training_tokens)
     for axis in axes:
         if axis.name in gate.axes and axis.outcome not in KEPT:
-            said = f"The {axis.name} axis is {axis.outcome.replace('_', ' ')}. {axis.reason}"
-            return lacks(axis.measure or axis.name, axis.value, axis.threshold, said)
-    return Finding(variant, "stage", stage, SUPPORTED, None, None, None, "Every condition of its gate is met.")
+            return short_of("gate_axis", axis)
+    return Finding(variant, "stage", stage, SUPPORTED, "gate_met", None, None, None, {})
 
 
 def supported_variants(verdicts: pa.Table, stage: str) -> list[str]:

@@ -8,9 +8,11 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from sharelm.store import TABLES, open_store
+from sharelm.store import open_store
 from sharelm.store.studies import record_study
 from sharelm.study import load_study
+from sharelm.tables import TABLES
+from sharelm.tables.findings import Finding, said
 
 OLD, NEW = "0" * 20, "1" * 20
 LINES = ["Shown: albert keeps the loss.", "Accuracy: met.", "Inference cost: not met.", "Upkeep: met.", "Roll-out: so."]
@@ -21,8 +23,11 @@ def rows(table, values):
     return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in values], schema=TABLES[table])
 
 
-def stage(variant, name, outcome, reason):
-    return {"variant": variant, "kind": "stage", "name": name, "outcome": outcome, "reason": reason}
+def stage(variant, name, outcome, code, figures=None):
+    return Finding(variant, "stage", name, outcome, code, None, None, None, figures or {}).row
+
+
+NOT_SHOWN = {"of": "accuracy", "outcome": "not_shown", "finding": said("kpi", "one_document", documents=1)}
 
 
 def plant(store, step, lines, findings):
@@ -41,16 +46,16 @@ def answered(tmp_path, study_file):
         trial = {"trial": f"albert.s{seed}", "arm": "albert", "seed": seed, "final_loss_nats": loss, "status": "done"}
         trial |= {"attention_schedule": [0, 0, 0, 0]}
         store.commit_rows("trials", "quickstart", f"{seed}" * 20, rows("trials", [trial]))
-    plant(store, OLD, ["An older answer."], [stage("albert", "everywhere", "supported", "old")])
+    plant(store, OLD, ["An older answer."], [stage("albert", "everywhere", "supported", "gate_met")])
     plant(
         store,
         NEW,
         LINES,
         [
-            stage("albert", "proof_of_concept", "not_supported", "Accuracy is not shown."),
-            stage("cycle", "proof_of_concept", "supported", "Every condition of its gate is met."),
-            stage("albert", "everywhere", "not_supported", "Accuracy is not shown."),
-            stage("cycle", "everywhere", "not_supported", "2 of the 3 seeds it asks for were compared."),
+            stage("albert", "proof_of_concept", "not_supported", "gate_kpi", NOT_SHOWN),
+            stage("cycle", "proof_of_concept", "supported", "gate_met"),
+            stage("albert", "everywhere", "not_supported", "gate_kpi", NOT_SHOWN),
+            stage("cycle", "everywhere", "not_supported", "gate_seeds", {"value": 2, "threshold": 3}),
         ],
     )
     return tmp_path / "store"

@@ -10,10 +10,11 @@ import pytest
 import jobs.judge
 from jobs.conclude import PLANS, REPORTS, commit_plan, conclude, read_plan
 from sharelm.errors import ShareLMError
-from sharelm.store import TABLES, Store, open_store
+from sharelm.store import Store, open_store
 from sharelm.store.studies import record_study
 from sharelm.study import Measured, Plan, Speeds, Tried, expand, tuning
 from sharelm.study.load import study_from_tree
+from sharelm.tables import TABLES
 from tests.sharelm.small import TREE
 from tests.sharelm.synthetic import synthetic_tables
 

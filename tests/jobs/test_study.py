@@ -19,8 +19,9 @@ import numpy as np
 import psutil
 import pytest
 
-from sharelm.store import TABLES, open_store
+from sharelm.store import open_store
 from sharelm.store.studies import latest_study
+from sharelm.tables import TABLES
 from tests.conftest import Cluster, user_environment
 from tests.jobs.studies import losses, manifests, plant_checkpoint, run, start, train_without_ray, until, write_study
 from tests.sharelm.distributed import on_ranks

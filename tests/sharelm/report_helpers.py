@@ -23,7 +23,7 @@ def reported(study, facts=FACTS, **tables):
     """(report, tables, headline) of synthetic tables."""
     rows = synthetic_tables(study, **tables)
     lines = headline_of(study, rows)
-    return build(expand(study), rows, lines, facts), rows, lines
+    return build(expand(study), rows, lines, facts), rows, [line.text for line in lines]
 
 
 class Page(HTMLParser):

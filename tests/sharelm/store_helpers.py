@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from sharelm.store import TABLES
+from sharelm.tables import TABLES
 
 
 def rows_of(table, count, start=0):

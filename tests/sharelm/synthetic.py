@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from sharelm.statistics import compare, worth
-from sharelm.store.schemas import TABLES
 from sharelm.study import Arm, Plan, Study, Trial, expand
-from sharelm.verdict import decide, headline
+from sharelm.tables import TABLES
+from sharelm.verdict import decide
+from sharelm.words import Line, headline
 
 DOMAINS = ("prose", "code")
 DEVICE = "Example CPU @ 2.0 GHz"
@@ -205,10 +206,9 @@ def synthetic_tables(
     return tables
 
 
-def headline_of(asked: Study | Plan, tables: dict[str, pa.Table]) -> list[str]:
+def headline_of(asked: Study | Plan, tables: dict[str, pa.Table]) -> list[Line]:
     """The five lines that the verdict gives for these tables."""
-    plan = asked if isinstance(asked, Plan) else expand(asked)
-    return headline(plan, tables["verdicts"], tables["comparisons"])
+    return headline(asked.study if isinstance(asked, Plan) else asked, tables["verdicts"])
 
 
 FACTS: dict[str, Any] = {

@@ -9,8 +9,8 @@ from sharelm.cost.serving import Request, graphed
 from sharelm.machine import Machine
 from sharelm.model import save_weights
 from sharelm.sharing import footprint
-from sharelm.store.schemas import TABLES
 from sharelm.study.tree import Cost, Workload
+from sharelm.tables import TABLES
 from tests.sharelm.models import SHAPE, SHARINGS, decoder, fitting
 
 CPU = Machine("cpu", "fp32", "a processor")

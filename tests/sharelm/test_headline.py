@@ -1,16 +1,15 @@
 import pyarrow as pa
 import pytest
 
-from sharelm.store.schemas import TABLES
-from sharelm.study import expand
 from sharelm.study.load import study_from_tree
-from sharelm.verdict import headline
+from sharelm.tables import TABLES
+from sharelm.words import headline
 from tests.sharelm.verdict_helpers import STUDY, compared, served, study_of, trained, verdict
 
 
 def lines(study=STUDY, comparisons=None, **evidence):
     comparisons = compared(study) if comparisons is None else comparisons
-    found = headline(expand(study), verdict(study, comparisons, **evidence), comparisons)
+    found = [line.text for line in headline(study, verdict(study, comparisons, **evidence))]
     assert len(found) == 5
     assert all(line.endswith(".") and "\n" not in line and "None" not in line for line in found)
     return found

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from sharelm.report import build
-from sharelm.store.schemas import TABLES
 from sharelm.study import Measured, Tried, expand, tuning
 from sharelm.study.proxies import tuning_rows
+from sharelm.tables import TABLES
 from tests.sharelm.report_helpers import Page, reported, study_of
 from tests.sharelm.synthetic import FACTS, headline_of, synthetic_tables
 
@@ -49,7 +49,7 @@ def test_every_rate_of_every_arm_is_shown_and_the_choice_marked(made):
 
 def test_what_short_trainings_do_not_show_is_said(made):
     _, report = made
-    said = json.loads(report.json)["not_shown"]
+    said = [caveat["sentence"] for caveat in json.loads(report.json)["not_shown"]]
     (rates,) = [sentence for sentence in said if sentence.startswith("Learning rates ")]
     assert "among 0.001, 0.003, 0.01 on proxies of 41.0 k tokens (20 % of the training) with one seed" in rates
     edges = [sentence.partition(" lies at the edge")[0] for sentence in said if "lies at the edge" in sentence]
@@ -59,7 +59,7 @@ def test_what_short_trainings_do_not_show_is_said(made):
 
 def test_a_study_that_tunes_none_says_so():
     report, _, _ = reported(study_of())
-    (rates,) = [s for s in json.loads(report.json)["not_shown"] if s.startswith("Learning rates ")]
-    assert rates.startswith("Learning rates were not tuned per arm")
+    (rates,) = [c for c in json.loads(report.json)["not_shown"] if c["sentence"].startswith("Learning rates ")]
+    assert rates["sentence"].startswith("Learning rates were not tuned per arm")
     assert "Learning rates" not in Page(report.html).sections["curves"]
     assert "## Learning rates" not in report.markdown

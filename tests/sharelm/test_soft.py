@@ -11,9 +11,9 @@ from sharelm.model import Decoder
 from sharelm.report import build
 from sharelm.sharing import SoftTying, build_sharing, footprint
 from sharelm.store import open_store
-from sharelm.store.schemas import TABLES
 from sharelm.study import expand
 from sharelm.study.load import study_from_tree
+from sharelm.tables import TABLES
 from sharelm.training import soft
 from sharelm.training.trial import train_trial
 from tests.sharelm.distributed import on_ranks

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from sharelm.errors import InputError
 from sharelm.statistics import compare
-from sharelm.store.schemas import TABLES
 from sharelm.study import expand
 from sharelm.study.load import study_from_tree
+from sharelm.tables import TABLES
 
 QUICKSTART = Path(__file__).parents[1] / "study.toml"
 EXACT = settings(max_examples=15, deadline=None)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sharelm.sharing import Sharing
 from sharelm.statistics import compare, worth
 from sharelm.statistics.worth import effective_depth, phi_of
-from sharelm.store.schemas import TABLES
 from sharelm.study import Arm, expand
 from sharelm.study.load import study_from_tree
+from sharelm.tables import TABLES
 from tests.sharelm.small import TREE
 
 PRICES = [f"{unit}_per_percent_{of}" for of in ("stored", "of_blocks") for unit in ("nats", "perplexity")]

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sharelm.errors import InputError, IntegrityError, StoreError
-from sharelm.store import SCHEMA_VERSION, TABLES, FileRecord, open_store
+from sharelm.store import FileRecord, open_store
+from sharelm.tables import SCHEMA_VERSION, TABLES
+from sharelm.words import spoken
 from tests.sharelm.store_helpers import rows_of
 
 
@@ -143,10 +145,10 @@ def test_any_rows_survive(store, rows):
 def test_rows_that_do_not_fit_are_refused(store):
     good = rows_of("verdicts", 2)
     for bad, words in [
-        (good.drop_columns(["reason"]), "0 columns 'reason'"),
+        (good.drop_columns(["code"]), "0 columns 'code'"),
         (good.append_column("extra", good.column("value")), "'extra' that its schema does not know"),
         (good.append_column("value", good.column("value")), "2 columns 'value'"),
-        (good.set_column(5, "value", pa.array(["a", "b"])), "'value' is not double"),
+        (good.set_column(6, "value", pa.array(["a", "b"])), "'value' is not double"),
     ]:
         with pytest.raises(StoreError, match=words):
             store.commit_rows("verdicts", "s", "a", bad)
@@ -156,7 +158,7 @@ def test_rows_that_do_not_fit_are_refused(store):
 
 
 def test_columns_are_put_in_order_and_cast(store):
-    rows = rows_of("verdicts", 2).set_column(5, "value", pa.array([1, 2])).set_column(6, "threshold", pa.nulls(2))
+    rows = rows_of("verdicts", 2).set_column(6, "value", pa.array([1, 2])).set_column(7, "threshold", pa.nulls(2))
     store.commit_rows("verdicts", "s", "a", rows.select(rows.column_names[::-1]))
     read = store.read("verdicts")
     assert read.column("value").to_pylist() == [1.0, 2.0]
@@ -191,6 +193,19 @@ def test_a_column_that_an_older_schema_lacked_is_null(store, tmp_path):
     store.commit_rows("trials", "s", "b", rows)
     assert store.read("trials")["epochs"].to_pylist() == [None, None, *rows["epochs"].to_pylist()]
     assert store.read("trials")["tokens"].to_pylist() == 2 * rows["tokens"].to_pylist()
+
+
+def test_a_verdict_of_an_older_schema_is_read_and_says_so(store, tmp_path):
+    """Before version 4 a row held its sentence, which later versions make of a code and figures."""
+    row = {"variant": "cycle", "kind": "kpi", "name": "upkeep", "outcome": "met", "measure": "loss spikes"}
+    row |= {"value": 0.0, "threshold": 0.0, "reason": "0 loss spikes (at most 0)."}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    store.commit("verdicts", "s", "a", {"rows.parquet": (tmp_path / "rows.parquet").read_bytes()}, rows=1)
+    key = "verdicts/study=s/step=a/manifest.json"
+    overwrite(store, key, json.dumps(json.loads(store.objects.get(key)) | {"schema_version": 3}).encode())
+    (read,) = store.read("verdicts").to_pylist()
+    assert (read["outcome"], read["value"], read["code"], read["figures_json"]) == ("met", 0.0, None, None)
+    assert spoken(read)["sentence"] == "An older ShareLM recorded this; its report says why."
 
 
 def damage_truncate(store, key):

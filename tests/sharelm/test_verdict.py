@@ -2,8 +2,8 @@ import pyarrow as pa
 import pytest
 
 from sharelm.errors import InputError
-from sharelm.store.schemas import TABLES
 from sharelm.study import expand
+from sharelm.tables import TABLES
 from sharelm.verdict import gate_met, supported_variants
 from tests.sharelm.verdict_helpers import LOSSES, STUDY, compared, only, served, study_of, trained, verdict
 
@@ -23,36 +23,36 @@ def test_every_variant_has_its_axes_kpis_and_stages_and_nothing_else():
 def test_an_axis_says_its_outcome_with_figures(outcome):
     row = only(verdict(comparisons=compared(parameters=outcome)), "parameters")
     assert (row["kind"], row["outcome"], row["value"], row["threshold"]) == ("axis", outcome, LOSSES[outcome][0], 0.05)
-    assert row["reason"].startswith(outcome.replace("_", " ").capitalize())
-    assert f"{LOSSES[outcome][0]:+.3f} nats (98.75 % interval {LOSSES[outcome][1]:+.3f}" in row["reason"]
-    assert "margin is 0.05" in row["reason"]
+    assert row["sentence"].startswith(outcome.replace("_", " ").capitalize())
+    assert f"{LOSSES[outcome][0]:+.3f} nats (98.75 % interval {LOSSES[outcome][1]:+.3f}" in row["sentence"]
+    assert "margin is 0.05" in row["sentence"]
 
 
 def test_not_shown_says_what_would_help():
-    reason = only(verdict(comparisons=compared(depth="not_shown")), "depth")["reason"]
-    assert "+0.030 nats (98.75 % interval -0.011 to +0.071)" in reason
-    assert "about 4 seeds would tell if these figures hold" in reason
-    reason = only(verdict(comparisons=compared(depth="not_shown", seeds=1)), "depth")["reason"]
-    assert "a second seed at the least is needed to tell" in reason
-    assert "Seeds were not varied." in reason
+    said = only(verdict(comparisons=compared(depth="not_shown")), "depth")["sentence"]
+    assert "+0.030 nats (98.75 % interval -0.011 to +0.071)" in said
+    assert "about 4 seeds would tell if these figures hold" in said
+    said = only(verdict(comparisons=compared(depth="not_shown", seeds=1)), "depth")["sentence"]
+    assert "a second seed at the least is needed to tell" in said
+    assert "Seeds were not varied." in said
 
 
 def test_the_depth_axis_says_what_is_saved():
     stored = {arm.name: arm.footprint.stored_parameters for arm in expand(STUDY).arms}
     saved = 100 * (1 - stored["cycle"] / stored["independent"])
     found = verdict()
-    assert f"stores {saved:.1f} % fewer parameters" in only(found, "depth")["reason"]
-    assert "fewer" not in only(found, "parameters")["reason"]
+    assert f"stores {saved:.1f} % fewer parameters" in only(found, "depth")["sentence"]
+    assert "fewer" not in only(found, "parameters")["sentence"]
 
 
 def test_an_axis_that_is_off_is_flagged():
-    assert "-3.2 % off" in only(verdict(comparisons=compared(error=-0.032)), "parameters")["reason"]
-    assert "off on this axis" not in only(verdict(comparisons=compared(error=-0.009)), "parameters")["reason"]
+    assert "-3.2 % off" in only(verdict(comparisons=compared(error=-0.032)), "parameters")["sentence"]
+    assert "off on this axis" not in only(verdict(comparisons=compared(error=-0.009)), "parameters")["sentence"]
 
 
 def test_nothing_scored_is_not_shown_anywhere():
     found = verdict(comparisons=compared(depth=None))
-    assert only(found, "depth")["reason"].startswith("Not shown: no seed of both cycle and independent was scored.")
+    assert only(found, "depth")["sentence"].startswith("Not shown: no seed of both cycle and independent was scored.")
     assert (only(found, "accuracy")["outcome"], only(found, "accuracy")["value"]) == ("not_shown", None)
 
 
@@ -75,10 +75,10 @@ def test_accuracy_rests_on_the_loss_first_and_tasks_second(loss, task, outcome):
     row = only(verdict(comparisons=compared(depth=loss, task=task)), "accuracy")
     assert row["outcome"] == outcome
     if task == "not_shown" and outcome == "met":
-        assert "Not shown for task last_word." in row["reason"]
+        assert "Not shown for task last_word." in row["sentence"]
     if task == "worse":
         assert (row["measure"], row["value"], row["threshold"]) == (
-            "difference of accuracy, task last_word",
+            "accuracy_difference",
             -0.1,
             0.02,
         )
@@ -91,8 +91,8 @@ def test_accuracy_does_not_look_at_the_other_axis():
 @pytest.mark.parametrize("kpi", ["accuracy", "upkeep"])
 def test_a_variant_that_diverged_once_meets_neither(kpi):
     row = only(verdict(trials=trained(diverged=[("cycle", 1)])), kpi)
-    assert (row["outcome"], row["measure"], row["value"]) == ("not_met", "diverged trials", 1)
-    assert "diverged with seed 1: loss is nan at step 7" in row["reason"]
+    assert (row["outcome"], row["measure"], row["value"]) == ("not_met", "diverged_trials", 1)
+    assert "diverged with seed 1: loss is nan at step 7" in row["sentence"]
 
 
 def test_a_twin_that_diverged_is_not_held_against_the_variant():
@@ -102,14 +102,14 @@ def test_a_twin_that_diverged_is_not_held_against_the_variant():
 @pytest.mark.parametrize(
     ("figures", "outcome", "measure", "value"),
     [
-        ({}, "met", "cost per token ratio", 1.0),
-        ({"peak_bytes": 800}, "met", "memory ratio", 0.8),
-        ({"peak_bytes": 810}, "not_met", "memory ratio", 0.81),
-        ({"cost_per_1m_tokens": 2.2}, "not_met", "cost per token ratio", 1.1),
-        ({"peak_bytes": None}, "not_shown", "memory ratio", None),
-        ({"peak_bytes": None, "cost_per_1m_tokens": 2.2}, "not_met", "cost per token ratio", 1.1),
-        ({"device": "CPU"}, "not_shown", "memory ratio", None),
-        ({"precision": "fp32"}, "not_shown", "memory ratio", None),
+        ({}, "met", "cost_per_token_ratio", 1.0),
+        ({"peak_bytes": 800}, "met", "memory_ratio", 0.8),
+        ({"peak_bytes": 810}, "not_met", "memory_ratio", 0.81),
+        ({"cost_per_1m_tokens": 2.2}, "not_met", "cost_per_token_ratio", 1.1),
+        ({"peak_bytes": None}, "not_shown", "memory_ratio", None),
+        ({"peak_bytes": None, "cost_per_1m_tokens": 2.2}, "not_met", "cost_per_token_ratio", 1.1),
+        ({"device": "CPU"}, "not_shown", "memory_ratio", None),
+        ({"precision": "fp32"}, "not_shown", "memory_ratio", None),
     ],
 )
 def test_inference_cost_against_its_limits(figures, outcome, measure, value):
@@ -141,7 +141,7 @@ def test_a_cost_is_shown_where_every_repeat_says_the_same(repeats, outcome, word
         rows += [row | {"seed": seed} for row in served(cost_per_1m_tokens=cost).to_pylist()]
     row = only(verdict(costs=pa.Table.from_pylist(rows, schema=TABLES["costs"])), "inference_cost")
     assert row["outcome"] == outcome
-    assert words in row["reason"]
+    assert words in row["sentence"]
 
 
 def test_the_worst_workload_counts():
@@ -149,14 +149,14 @@ def test_the_worst_workload_counts():
     both = ("chat", "batch")
     row = only(verdict(study, costs=served(study, both, peak_bytes={"chat": 600, "batch": 900})), "inference_cost")
     assert (row["outcome"], row["value"]) == ("not_met", pytest.approx(0.9))
-    assert row["reason"] == ("Memory 90 % of the full model's for batch (at most 80 %).")
+    assert row["sentence"] == ("Memory 90 % of the full model's for batch (at most 80 %).")
 
 
 def test_a_workload_that_was_not_measured_is_not_met():
     study = study_of(workloads=("chat", "batch"))
     row = only(verdict(study, costs=served(study, ("chat",))), "inference_cost")
     assert (row["outcome"], row["value"]) == ("not_shown", None)
-    assert "for batch was not measured" in row["reason"]
+    assert "for batch was not measured" in row["sentence"]
     nothing = only(verdict(costs=TABLES["costs"].empty_table()), "inference_cost")
     assert nothing["outcome"] == "not_shown"
 
@@ -168,22 +168,22 @@ def test_a_price_of_zero_makes_no_ratio():
     )
     row = only(verdict(costs=free), "inference_cost")
     assert row["outcome"] == "not_shown"
-    assert "the twin's figure is 0" in row["reason"]
+    assert "the twin's figure is 0" in row["sentence"]
 
 
 @pytest.mark.parametrize(
     ("figures", "outcome", "measure", "value"),
     [
-        ({}, "met", "training cost ratio", 1.0),
-        ({"training_cost": 13.5}, "not_met", "training cost ratio", 13.5 / 11),
-        ({"training_cost": 12.0}, "not_shown", "training cost ratio", 12 / 11),
-        ({"weights_bytes": 690}, "met", "stored bytes ratio", 0.69),
-        ({"weights_bytes": 710}, "not_met", "stored bytes ratio", 0.71),
-        ({"loss_spikes": 1}, "not_met", "loss spikes", 1),
-        ({"training_cost": None}, "not_shown", "training cost ratio", None),
-        ({"loss_spikes": None}, "not_shown", "loss spikes", None),
-        ({"device": "CPU"}, "not_shown", "training cost ratio", None),
-        ({"training_cost": None, "weights_bytes": 710}, "not_met", "stored bytes ratio", 0.71),
+        ({}, "met", "training_cost_ratio", 1.0),
+        ({"training_cost": 13.5}, "not_met", "training_cost_ratio", 13.5 / 11),
+        ({"training_cost": 12.0}, "not_shown", "training_cost_ratio", 12 / 11),
+        ({"weights_bytes": 690}, "met", "stored_bytes_ratio", 0.69),
+        ({"weights_bytes": 710}, "not_met", "stored_bytes_ratio", 0.71),
+        ({"loss_spikes": 1}, "not_met", "loss_spikes", 1),
+        ({"training_cost": None}, "not_shown", "training_cost_ratio", None),
+        ({"loss_spikes": None}, "not_shown", "loss_spikes", None),
+        ({"device": "CPU"}, "not_shown", "training_cost_ratio", None),
+        ({"training_cost": None, "weights_bytes": 710}, "not_met", "stored_bytes_ratio", 0.71),
     ],
 )
 def test_upkeep_against_its_limits(figures, outcome, measure, value):
@@ -227,9 +227,9 @@ def test_a_stage_is_supported_up_to_the_first_thing_it_lacks(evidence, supported
     rows = [only(found, stage) for stage in STAGES]
     assert [row["outcome"] for row in rows] == ["supported"] * supported + ["not_supported"] * (3 - supported)
     for row in rows[supported:]:
-        assert lacks in row["reason"]
+        assert lacks in row["sentence"]
     for row in rows[supported + 1 :]:
-        assert row["reason"].startswith(STAGES[supported].replace("_", " ").capitalize() + " comes first.")
+        assert row["sentence"].startswith(STAGES[supported].replace("_", " ").capitalize() + " comes first.")
     for at, stage in enumerate(STAGES):
         assert gate_met(found, stage) == (at < supported)
 
@@ -256,4 +256,4 @@ def test_comparisons_of_another_study_are_refused():
 def test_a_ratio_just_beyond_its_limit_is_not_rounded_onto_it():
     row = only(verdict(costs=served(cost_per_1m_tokens=2.10008)), "inference_cost")
     assert row["outcome"] == "not_met"
-    assert "Cost per token 105.004 % of the full model's (at most 105 %)" in row["reason"]
+    assert "Cost per token 105.004 % of the full model's (at most 105 %)" in row["sentence"]

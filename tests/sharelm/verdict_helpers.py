@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from sharelm.store.schemas import TABLES
 from sharelm.study import expand
 from sharelm.study.load import study_from_tree
+from sharelm.tables import TABLES
 from sharelm.verdict import decide
+from sharelm.words import spoken
 
 QUICKSTART = Path(__file__).parents[1] / "study.toml"
 LOSSES = {  # outcome: difference, interval
@@ -141,4 +142,4 @@ def verdict(study=STUDY, comparisons=None, trials=None, costs=None):
 def only(found, name, variant="cycle"):
     rows = [row for row in found.to_pylist() if (row["name"], row["variant"]) == (name, variant)]
     assert len(rows) == 1
-    return rows[0]
+    return spoken(rows[0])

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from sharelm.store.describe import page
-from sharelm.store.schemas import TABLES
+from sharelm.tables import TABLES
+from sharelm.tables.describe import page
 
 
 def test_the_page_is_current():
     written = (Path(__file__).parents[2] / "docs/tables.md").read_text(encoding="utf-8")
-    assert written == page(), "run: python -m sharelm.store.describe > docs/tables.md"
+    assert written == page(), "run: python -m sharelm.tables.describe > docs/tables.md"
 
 
 def test_every_column_is_listed_with_its_meaning():

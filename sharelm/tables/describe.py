@@ -1,8 +1,8 @@
-"""`python -m sharelm.store.describe`: the page `docs/tables.md`, from the schemas themselves."""
+"""`python -m sharelm.tables.describe`: the page `docs/tables.md`, from the schemas themselves."""
 
 from __future__ import annotations
 
-from sharelm.store.schemas import PARTITIONS, SCHEMA_VERSION, TABLES
+from sharelm.tables.schemas import PARTITIONS, SCHEMA_VERSION, TABLES
 
 _ROW_OF = {
     "trials": "one training run of one arm with one seed",
@@ -19,7 +19,7 @@ _ROW_OF = {
 _HEAD = """\
 # The tables
 
-<!-- Written by `python -m sharelm.store.describe > docs/tables.md`; a test fails when it is out of date. -->
+<!-- Written by `python -m sharelm.tables.describe > docs/tables.md`; a test fails when it is out of date. -->
 
 What a study finds lies in nine Arrow tables, schema version {version}, as zstd Parquet in the store: a local folder or
 `s3://bucket/prefix`. Units stand in the names of the columns. `--store` says where; below it the keys are

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 PARTITIONS = {
     "study": "the study's name",
     "step": "digest of the spec of the step that wrote the row",
@@ -210,10 +210,16 @@ TABLES: dict[str, pa.Schema] = {
                 "axis: better, not_worse, worse, not_shown; kpi: met, not_met, not_shown; "
                 "stage: supported, not_supported",
             ),
-            _field("measure", pa.string(), "what was compared with the threshold"),
+            _field("code", pa.string(), "what was found, such as loss_worse or gate_seeds: a name that stays"),
+            _field("measure", pa.string(), "what was compared with the threshold, such as memory_ratio"),
             _field("value", pa.float64(), "its value; null where nothing was measured"),
             _field("threshold", pa.float64(), "the study's threshold"),
-            _field("reason", pa.string(), "one sentence for a reader"),
+            _field(
+                "figures_json",
+                pa.string(),
+                "the figures by name from which `sharelm.words` makes the sentence; a finding inside has kind, code "
+                "and figures of its own",
+            ),
         ]
     ),
 }
