@@ -14,7 +14,7 @@ from sharelm.digest import code_digest, digest
 from sharelm.errors import InputError
 from sharelm.machine import Machine
 from sharelm.study import Arm, Study, Trial, proxied
-from sharelm.study.tree import HOW_FAST, Task, Workload
+from sharelm.study.tree import EXECUTION_SETTINGS, Task, Workload
 
 _MODEL_CODE = ("attention", "blocks", "decoder", "depth", "initial", "lanes", "loss", "recipes")
 _LEARNING_CODE = ("sharelm.sharing", "sharelm.training", *(f"sharelm.model.{name}" for name in _MODEL_CODE))
@@ -23,7 +23,8 @@ _LEARNING_CODE = ("sharelm.sharing", "sharelm.training", *(f"sharelm.model.{name
 def _learning(study: Study, arm: Arm, machine: Machine) -> dict[str, Any]:
     """What decides how an arm learns on this machine, but for its seed and the data."""
     settings = arm.training(study.training).model_dump(mode="json")
-    training = {key: value for key, value in settings.items() if f"training.{key}" not in HOW_FAST and key != "tune"}
+    left_out = {"training.tune", *EXECUTION_SETTINGS}
+    training = {key: value for key, value in settings.items() if f"training.{key}" not in left_out}
     return {
         "arm": arm.name,
         "shape": asdict(arm.shape),
