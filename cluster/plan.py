@@ -6,7 +6,8 @@ import textwrap
 from dataclasses import asdict
 from typing import Any
 
-from cluster.show import bytes_text, columns, seconds_text
+from cluster.show import columns
+from sharelm.formats import duration, si
 from sharelm.sharing.drawing import degrees, draw
 from sharelm.study import Arm, Study, arms, comparisons, models, proxied, proxies, timed_pairs, trials
 from sharelm.study.memory import SHARE, needs
@@ -177,7 +178,7 @@ def drawings(plan: dict[str, Any]) -> str:
 
 def _memory_text(plan: dict[str, Any]) -> str:
     rows = [
-        (need["stage"], need["arm"], precision, bytes_text(need["bytes"]))
+        (need["stage"], need["arm"], precision, si(need["bytes"], "B"))
         for precision, stages in plan["memory"].items()
         for need in stages
     ]
@@ -192,7 +193,7 @@ def _tuning_text(plan: dict[str, Any]) -> str:
     tuning = plan["tuning"]
     if tuning is None:
         return "Learning rates are not tuned: every arm learns with training.learning_rate."
-    took = seconds_text(tuning["estimated_training_hours"] * 3600)
+    took = duration(tuning["estimated_training_hours"] * 3600)
     return (
         f"Learning rates are tuned ({tuning['choose']}) before the trials: {tuning['models']} models x "
         f"{tuning['learning_rates']} = {tuning['proxies']} proxies\n"
@@ -214,7 +215,7 @@ def plan_text(plan: dict[str, Any]) -> str:
             str(arm["feed_forward"]),
             arm["stored_parameters"],
             arm["materialised_parameters"],
-            " / ".join(f"{bytes_text(size)} {precision}" for precision, size in arm["checkpoint_bytes"].items()),
+            " / ".join(f"{si(size, 'B')} {precision}" for precision, size in arm["checkpoint_bytes"].items()),
             " / ".join(f"{count:,} {precision}" for precision, count in arm["kv_bytes_per_token"].items()),
         )
         for arm in plan["arms"]
@@ -227,7 +228,7 @@ def plan_text(plan: dict[str, Any]) -> str:
             arm["decode_flops_per_token"],
             arm["training_tokens"],
             arm["training_steps"],
-            seconds_text(arm["estimated_training_hours"] * 3600),
+            duration(arm["estimated_training_hours"] * 3600),
             f"{arm['estimated_training_cost']:,.4f} {total['currency']}",
         )
         for arm in plan["arms"]
@@ -266,7 +267,7 @@ def plan_text(plan: dict[str, Any]) -> str:
             _memory_text(plan),
             _tuning_text(plan),
             "Every arm shares:\n" + "\n".join(shared),
-            f"Estimate: {seconds_text(total['estimated_training_hours'] * 3600)} of training for all trials"
+            f"Estimate: {duration(total['estimated_training_hours'] * 3600)} of training for all trials"
             f"{' and proxies' if total['proxies'] else ''}, "
             f"{total['estimated_training_cost']:,.4f} {total['currency']}, on {total['workers']} worker(s).\n"
             f"It assumes cost.assumed_tflops = {total['assumed_tflops']} TFLOP/s sustained by each worker; start-up, "

@@ -67,19 +67,3 @@ def print_csv(header: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         values = (row[name] for name in header)
         writer.writerow([json.dumps(value) if isinstance(value, list) else value for value in values])
-
-
-def bytes_text(count: float) -> str:
-    """A number of bytes in the unit that reads best (1024 to the next)."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def seconds_text(seconds: float) -> str:
-    """A duration in the unit that reads best."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
