@@ -2,6 +2,6 @@
 
 from sharelm.verdict.decide import decide
 from sharelm.verdict.headline import headline
-from sharelm.verdict.stages import gate_met, supported_variants
+from sharelm.verdict.stages import supported_variants
 
-__all__ = ["decide", "gate_met", "headline", "supported_variants"]
+__all__ = ["decide", "headline", "supported_variants"]
