@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sharelm.errors import InputError, ShareLMError
+from sharelm.errors import InputError, ShareLMError, nearest
 from sharelm.store import TABLES, Manifest, Store, open_store
 from sharelm.store.studies import latest_study
 from sharelm.study import load_study
-from sharelm.study.load import nearest
 from sharelm.study.tree import STAGES
 
 REPORTS = "reports"  # each step holds report.html, report.md and report.json

@@ -9,11 +9,11 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BaseModel
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from sharelm.sharing import Atoms, Embedding, LowRank, SoftTying
-from sharelm.study.node import Unit
+from sharelm.study.node import Name, OneOf, Unit
 from sharelm.study.tree import EXECUTION_SETTINGS, Study
 
 _HEAD = """\
@@ -164,7 +164,10 @@ def _type(annotation: Any, limits: Sequence[Any] = ()) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         metadata = _metadata(annotation)
-        if any(isinstance(one, AfterValidator) for one in metadata):
+        words = next((one.words for one in metadata if isinstance(one, OneOf)), None)
+        if words is not None:
+            return ", ".join(f"`{json.dumps(word)}`" for word in words)
+        if annotation == Name:
             return "name"
         of_fields = [limit for one in metadata if isinstance(one, FieldInfo) for limit in one.metadata]
         return _type(inner[0], of_fields)

@@ -16,6 +16,13 @@ class Unit:
     name: str
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """The words that a validator lets pass, as `docs/study.md` lists them; pydantic passes it over."""
+
+    words: tuple[str, ...]
+
+
 def _slug(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
         raise ValueError("a name is letters, digits, '.', '_' and '-', at most 63, and starts with a letter or digit")

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sharelm.errors import nearest
 from sharelm.sharing import SCHEMES, Atoms, Embedding, LowRank, Sharing, SoftTying, build_sharing
 from sharelm.sharing.schedules import check_schedule
 from sharelm.sharing.shape import Kind
-from sharelm.study.node import Name, Node, Positive
+from sharelm.study.node import Name, Node, OneOf, Positive
 
 _DEGREES = tuple(field.name for field in fields(Sharing) if field.name not in ("attention", "feed_forward"))
 _NUMBERS = ("blocks", "prelude", "core", "coda", "rank", "first", "last")
@@ -23,8 +24,8 @@ class Variant(Node):
     """
 
     name: Name = Field(description="The name of the arm in all tables and in the report.")
-    scheme: str | None = Field(
-        default=None, description="A named scheme; `sharelm schemes` lists and draws them, with the numbers they take."
+    scheme: Annotated[str, OneOf(tuple(SCHEMES))] | None = Field(
+        default=None, description="A named scheme; `sharelm schemes` draws them and says which numbers each takes."
     )
     blocks: Positive | None = Field(
         default=None,
@@ -145,7 +146,5 @@ class Variant(Node):
         if self.scheme is not None and any(lists):
             raise ValueError(f"scheme = {self.scheme!r} and schedules are both given; one says it all")
         if self.scheme is not None and self.scheme not in SCHEMES:
-            from sharelm.study.load import nearest
-
             raise ValueError(f"scheme = {self.scheme!r} is not known{nearest(self.scheme, SCHEMES)}")
         return self
