@@ -1,4 +1,4 @@
-"""What a study needs from this machine, checked one by one; for whatever is not right, what to do."""
+"""Checks of what a study needs from this machine; each says what to do if it fails."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _status_of(url: str, headers: dict[str, str]) -> int:
 
 
 def check_cluster(address: str | None) -> Finding:
-    """Asks the job server without a token first: whoever may list jobs may run code."""
+    """Whether the job server answers. It is asked without a token first: who can list jobs without one can run code."""
     url = (address or DEFAULT_ADDRESS).rstrip("/")
     if not url.startswith(("http://", "https://")):
         do = "give --address the job server's URL, http://HEAD:8265, to have it checked"

@@ -18,7 +18,7 @@ _ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
 
 
 def _precisions(study: Study) -> list[str]:
-    """The precisions the study may run in: both, while it leaves the device open."""
+    """The precisions that the study may run in: both, unless it names a precision or a device."""
     training = study.training
     if training.precision != "auto":
         return [training.precision]
@@ -152,7 +152,7 @@ def plan_study(study: Study) -> dict[str, Any]:
 
 
 def _settings(part: str, value: Any) -> list[str]:
-    """Every setting below this part that is set, as `key = value`; a table of tables takes a line for each."""
+    """Every setting that is set in this part, as `key = value`; each table inside it takes a line."""
     plain, nested = [], []
     for key, inner in value.items():
         if isinstance(inner, dict):

@@ -26,7 +26,7 @@ def _finite(value: Any) -> Any:
 
 
 def columns(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
-    """The rows under their header, aligned: numbers to the right, text to the left, every line whole."""
+    """The rows under their header, aligned: numbers to the right, text to the left. No line is cut or wrapped."""
     texts = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(row[i]) for row in [header, *texts]) for i in range(len(header))]
     right = [bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(header))]
