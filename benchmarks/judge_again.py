@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from jobs.conclude import REPORTS, conclude
-from sharelm.digest import code_digest, digest
+from sharelm.digest import digest, package_digest
 from sharelm.store import open_store
 from sharelm.store.studies import latest_study
 
@@ -30,7 +30,7 @@ def main() -> None:
         raise SystemExit(f"study {options.study!r} has tuned rates or a time axis, which its tables alone do not give")
     newest = max(reports, key=lambda manifest: manifest.committed_at)
     steps = {table: names for table, names in newest.facts["steps"].items() if table not in MADE}
-    name = digest({"step": "report", "again": newest.step, "code": code_digest("sharelm", "jobs")})
+    name = digest({"step": "report", "again": newest.step, "code": package_digest("sharelm", "jobs")})
     facts = {key: value for key, value in newest.facts.items() if key not in ("headline", "steps")}
     report = store.find(REPORTS, options.study, name) or conclude(study, store, name, steps, facts)
     print("\n".join(report.facts["headline"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.util
 import json
@@ -11,8 +10,24 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sharelm.reach import Reached, Sources, parsed, plain
+
 DIGITS = 20
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+OWN = ("sharelm", "jobs")
+VALUES = ("sharelm.study.node:Node",)  # a study's settings enter a spec by value
+# What no result depends on. A test runs a trial, its scores and its costs and holds what was called against this.
+OUTSIDE = (
+    "sharelm.errors",
+    "sharelm.digest",  # names steps
+    "sharelm.reach",
+    "sharelm.steps",
+    "sharelm.store",  # moves bytes and checks them
+    "sharelm.sharing.checks",  # refuses a study, or lets it through as it is
+    "sharelm.sharing.drawing",
+    "sharelm.study.node",  # what a setting may be; its value counts
+    "sharelm.sharing.footprint:footprint",  # closed forms beside a result: shown, and computed anew wherever they count
+    "sharelm.study.memory:explain_lack_of_memory",
+)
 
 
 def _short(text: str) -> str:
@@ -27,50 +42,43 @@ def digest(spec: Mapping[str, Any]) -> str:
     return _short(json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
 
-def _sources(module: str) -> list[Path]:
-    """The files of a module, or of a package and everything below it; nothing but the search path is imported."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None:
-        raise ModuleNotFoundError(f"no module named {module!r}")
-    if not spec.submodule_search_locations:
-        found = [Path(spec.origin)] if spec.origin and not rest else []
-    else:
-        place = Path(next(iter(spec.submodule_search_locations))).joinpath(*rest)
-        single = place.with_name(place.name + ".py")
-        found = [single] if rest and single.is_file() else sorted(place.rglob("*.py"))
-    if not found:
-        raise ModuleNotFoundError(f"no sources of module {module!r}")
-    return found
-
-
-def _plain(node: Any) -> Any:
-    """A syntax tree as nested lists, without positions, docstrings and what is empty.
-
-    What is empty is left out because each Python release adds fields that are mostly empty.
-    """
-    if isinstance(node, list):
-        return [_plain(item) for item in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    if isinstance(node, ast.JoinedStr):  # some releases put empty strings between its parts
-        fields["values"] = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
-    if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-        fields["body"] = fields["body"][1:]
-    return [type(node).__name__, *([name, _plain(value)] for name, value in fields.items() if value not in (None, []))]
-
-
-@cache  # several steps share most of their code
-def _tree(path: Path) -> Any:
-    return _plain(ast.parse(path.read_text(encoding="utf-8")))
+def package_folder(name: str) -> Path:
+    """The folder of an installed package, which is not imported; `ModuleNotFoundError` where there is none."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"no package named {name!r}")
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 @cache
-def code_digest(*modules: str) -> str:
-    """The digest of what these modules (or packages, whole) do: a comment, docstring or blank line changes nothing.
+def own_sources() -> Sources:
+    """The sources of this project's packages, as they are installed."""
+    return Sources({name: package_folder(name) for name in OWN}, VALUES)
 
-    Raises `ModuleNotFoundError` where there is no such module.
+
+@cache
+def code_digest(*entries: str, outside: tuple[str, ...] = ()) -> str:
+    """The digest of all that these functions (`module:name`) reach, but for `OUTSIDE` and what else is `outside`.
+
+    A comment, a docstring or a message changes nothing, nor does a definition that is not reached. Raises
+    `ModuleNotFoundError` where there is no such function.
     """
-    trees = [[module, path.name, _tree(path)] for module in sorted(set(modules)) for path in _sources(module)]
-    return _short(json.dumps(trees))
+    return reached_digest(own_sources(), entries, outside)
+
+
+def reached_digest(sources: Sources, entries: tuple[str, ...], outside: tuple[str, ...] = ()) -> str:
+    """`code_digest` of these sources."""
+    return _short(json.dumps(Reached(sources, entries, (*OUTSIDE, *outside)).tree()))
+
+
+@cache
+def package_digest(*packages: str) -> str:
+    """The digest of all code of these packages, messages included, and of the templates and texts beside it."""
+    found = []
+    for name in packages:
+        folder = package_folder(name)
+        files = (p for p in sorted(folder.rglob("*")) if p.is_file() and "__pycache__" not in p.parts)
+        for path in files:
+            content = plain(parsed(path)) if path.suffix == ".py" else hashlib.sha256(path.read_bytes()).hexdigest()
+            found.append([name, path.relative_to(folder).as_posix(), content])
+    return _short(json.dumps(found))

@@ -10,14 +10,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sharelm.digest import code_digest, digest
+from sharelm.digest import code_digest, digest, package_digest
 from sharelm.errors import InputError
 from sharelm.machine import Machine
 from sharelm.study import Arm, Study, Trial, proxied
 from sharelm.study.tree import EXECUTION_SETTINGS, Task, Workload
 
-_MODEL_CODE = ("attention", "blocks", "decoder", "depth", "initial", "lanes", "loss", "recipes")
-_LEARNING_CODE = ("sharelm.sharing", "sharelm.training", *(f"sharelm.model.{name}" for name in _MODEL_CODE))
+_CACHES = ("sharelm.model.caches", "sharelm.model.generation")  # of decoding: no model is trained with them
+TRAIN, PROXY, SPEED = (
+    "sharelm.training.trial:train_trial",
+    "sharelm.training.tune:train_proxy",
+    "sharelm.training.speed:measure_speeds",
+)
+SCORE = (
+    "sharelm.evaluation:task_items",
+    "sharelm.evaluation:shard",
+    "sharelm.evaluation.scoring:score",
+    "sharelm.model:load_model",
+)
+COST = ("sharelm.cost.measurement:measure",)
 
 
 def _learning(study: Study, arm: Arm, machine: Machine) -> dict[str, Any]:
@@ -41,7 +52,7 @@ def trial_step(study: Study, trial: Trial, data: str, machine: Machine) -> str:
             **_learning(study, trial.arm, machine),
             "seed": trial.seed,
             "data": data,
-            "code": code_digest(*_LEARNING_CODE),
+            "code": code_digest(TRAIN, outside=_CACHES),
         }
     )
 
@@ -50,7 +61,9 @@ def proxy_step(study: Study, proxy: Trial, data: str, machine: Machine) -> str:
     """Names what a proxy found; the arms that share its model share it, so their names do not enter."""
     learning = _learning(proxied(study), proxy.arm, machine)
     del learning["arm"]
-    return digest({"step": "proxy", **learning, "seed": proxy.seed, "data": data, "code": code_digest(*_LEARNING_CODE)})
+    return digest(
+        {"step": "proxy", **learning, "seed": proxy.seed, "data": data, "code": code_digest(PROXY, outside=_CACHES)}
+    )
 
 
 def speed_step(study: Study, pair: tuple[Arm, Arm], machine: Machine) -> str:
@@ -60,7 +73,7 @@ def speed_step(study: Study, pair: tuple[Arm, Arm], machine: Machine) -> str:
             "step": "speed",
             "pair": [_learning(study, arm, machine) for arm in pair],
             "device": machine.device_name,
-            "code": code_digest(*_LEARNING_CODE),
+            "code": code_digest(SPEED, outside=_CACHES),
         }
     )
 
@@ -74,7 +87,7 @@ def score_step(trial: str, task: Task, shard: int, base: Path) -> str:
             "task": task.model_dump(mode="json", exclude={"file"}),
             "shard": shard,
             "file": file_digest(task, base),
-            "code": code_digest("sharelm.model", "sharelm.evaluation"),
+            "code": code_digest(*SCORE),
         }
     )
 
@@ -88,7 +101,7 @@ def cost_step(trial: str, workload: Workload, study: Study, machine: Machine) ->
             "workload": workload.model_dump(mode="json"),
             "device": machine.device_name,
             "price": [study.cost.price_per_hour, study.cost.currency],
-            "code": code_digest("sharelm.model", "sharelm.cost"),
+            "code": code_digest(*COST),
         }
     )
 
@@ -102,7 +115,7 @@ def report_step(study: Study, data: str, base: Path) -> str:
             "study": tree,
             "data": data,
             "files": [file_digest(task, base) for task in study.evaluation.task],
-            "code": code_digest("sharelm", "jobs"),
+            "code": package_digest("sharelm", "jobs"),
         }
     )
 

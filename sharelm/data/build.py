@@ -53,7 +53,7 @@ def data_spec(data: Data, context: int, base: Path) -> dict[str, Any]:
         "sources": sorted(sources, key=lambda source: json.dumps(source, sort_keys=True)),
         "tokenizer": None if path is None else hashlib.sha256(path.read_bytes()).hexdigest(),
         "context": context,
-        "code": code_digest("sharelm.data"),
+        "code": code_digest("sharelm.data.build:prepare"),
     }
 
 

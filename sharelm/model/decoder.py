@@ -93,7 +93,7 @@ class Decoder(nn.Module):
         torch._dynamo.config.recompile_limit = COMPILED_SHAPES
         # looked into, torch 2.11 would make its gradients zero in fp32
         torch.compiler.allow_in_graph(turned)  # type: ignore[no-untyped-call]
-        known = {f"{turned.__module__}.{turned.__name__}": code_digest(turned.__module__)}
+        known = {f"{turned.__module__}.{turned.__name__}": code_digest(f"{turned.__module__}:{turned.__name__}")}
         torch._inductor.config.unsafe_marked_cacheable_functions = known  # so that the cache takes graphs with it
         self._run_depth = torch.compile(run_depth, fullgraph=True, dynamic=False, backend=backend)
         self._slopes = torch.compile(slopes, fullgraph=True, dynamic=False, backend=backend)

@@ -143,7 +143,7 @@ def ran_out(error: BaseException) -> bool:
 
 
 @contextmanager
-def said_if_it_does_not_fit(trial: str, arm: Arm, training: Training, precision: str) -> Iterator[None]:
+def explain_lack_of_memory(trial: str, arm: Arm, training: Training, precision: str) -> Iterator[None]:
     """Raise a `ShareLMError` with the largest part and what to change where memory runs out inside."""
     try:
         yield

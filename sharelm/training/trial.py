@@ -27,7 +27,7 @@ from sharelm.steps import trial_step
 from sharelm.store import Store
 from sharelm.store.schemas import TABLES
 from sharelm.study import Study, Trial
-from sharelm.study.memory import said_if_it_does_not_fit
+from sharelm.study.memory import explain_lack_of_memory
 from sharelm.training import checkpoint, soft
 from sharelm.training.engine import (
     build_engine,
@@ -65,7 +65,7 @@ def train_trial(
     if committed(store, "trials", study.name, name):
         return
     training, done, error = trial.arm.training(study.training), False, None
-    with said_if_it_does_not_fit(trial.name, trial.arm, training, machine.precision):
+    with explain_lack_of_memory(trial.name, trial.arm, training, machine.precision):
         run = Run(study, trial, corpus.training(trial.arm.shape.context), machine, store, name)
         while not done:
             try:

@@ -17,7 +17,7 @@ from sharelm.steps import trial_step
 from sharelm.store import open_store
 from sharelm.study import Arm, models, trials
 from sharelm.study.load import study_from_tree
-from sharelm.study.memory import BUCKET, SHARE, Parts, least_stage, needs, parts, said_if_it_does_not_fit
+from sharelm.study.memory import BUCKET, SHARE, Parts, explain_lack_of_memory, least_stage, needs, parts
 from sharelm.training import engine as engines
 from sharelm.training.trial import Run
 from tests.sharelm.distributed import on_ranks
@@ -113,7 +113,7 @@ def test_a_trial_that_does_not_fit_says_what_is_largest_and_what_to_change(error
     for sequences, part, change in ((64, "activations", "sequences_per_pass"), (1, "optimizer", "offload_optimizer")):
         asked = training(WIDE, sequences, zero_stage=0)
         size = getattr(parts(one, asked, "fp32", 0), part) / 1e6
-        with pytest.raises(ShareLMError) as said, said_if_it_does_not_fit("independent.s0", one, asked, "fp32"):
+        with pytest.raises(ShareLMError) as said, explain_lack_of_memory("independent.s0", one, asked, "fp32"):
             raise error
         assert str(said.value).startswith("independent.s0 does not fit into memory here: by the closed forms it needs ")
         assert f"MB a worker at ZeRO stage 0; the largest part is {part}, {size:.3g} MB: set " in str(said.value)
@@ -124,7 +124,7 @@ def test_a_trial_that_does_not_fit_says_what_is_largest_and_what_to_change(error
 def test_other_errors_of_a_trial_are_left_as_they_are():
     one = arm(WIDE, build_sharing("independent", 2))
     asked, other = training(WIDE, 1, zero_stage=0), RuntimeError("shapes do not match")
-    with pytest.raises(RuntimeError) as raised, said_if_it_does_not_fit("independent.s0", one, asked, "fp32"):
+    with pytest.raises(RuntimeError) as raised, explain_lack_of_memory("independent.s0", one, asked, "fp32"):
         raise other
     assert raised.value is other
 
