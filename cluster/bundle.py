@@ -1,4 +1,4 @@
-"""What travels to a cluster with a job: the study file, the local files it names, and the code that runs it."""
+"""What is sent to a cluster with a job: the study file, the local files that it names, and the code that runs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_DATA_BYTES = 64 * 2**20
 
 
 def _local(study: Study) -> Iterator[tuple[str, str]]:
-    """Field and value of every file that the study names relatively, on this machine."""
+    """Field and value of every file that the study names by a relative path."""
     named: list[tuple[str, str | None]] = [
         *((f"data.source[{i}].uri", source.uri) for i, source in enumerate(study.data.source)),
         ("data.tokenizer", study.data.tokenizer),
@@ -31,9 +31,9 @@ def _local(study: Study) -> Iterator[tuple[str, str]]:
 
 
 def data_files(path: Path, study: Study) -> list[Path]:
-    """The files to send along, relative to the study file's folder.
+    """The files to send, relative to the study file's folder.
 
-    Raises `InputError` for a file that is not there, lies outside that folder, or makes them too many bytes.
+    Raises `InputError` for a file that is not there, lies outside that folder, or makes the bundle too large.
     """
     base = path.resolve().parent
     elsewhere = "use s3:// or an absolute path that is present on every node"

@@ -1,4 +1,4 @@
-"""What a study needs from this machine, checked one by one; for whatever is not right, what to do."""
+"""Checks of what a study needs from this machine; each says what to do if it fails."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from cluster.options import DEFAULT_ADDRESS
-from cluster.show import bytes_text
 from cluster.token import token, token_file
 from sharelm.errors import ShareLMError
+from sharelm.formats import si
 
 Status = Literal["ok", "warn", "fail"]
 Finding = dict[str, str]
-GIB = 2**30
+GB = 10**9
 
 
 def _finding(check: str, status: Status, found: str, do: str = "") -> Finding:
@@ -77,7 +77,7 @@ def _status_of(url: str, headers: dict[str, str]) -> int:
 
 
 def check_cluster(address: str | None) -> Finding:
-    """Asks the job server without a token first: whoever may list jobs may run code."""
+    """Whether the job server answers. It is asked without a token first: who can list jobs without one can run code."""
     url = (address or DEFAULT_ADDRESS).rstrip("/")
     if not url.startswith(("http://", "https://")):
         do = "give --address the job server's URL, http://HEAD:8265, to have it checked"
@@ -133,8 +133,8 @@ def _store(uri: str) -> list[Finding]:
 
 
 def _room(check: str, free: int, where: str, *, warn: float, fail: float, do: str) -> Finding:
-    status: Status = "fail" if free < fail * GIB else "warn" if free < warn * GIB else "ok"
-    return _finding(check, status, f"{bytes_text(free)} free in {where}", "" if status == "ok" else do)
+    status: Status = "fail" if free < fail * GB else "warn" if free < warn * GB else "ok"
+    return _finding(check, status, f"{si(free, 'B')} free in {where}", "" if status == "ok" else do)
 
 
 def _machine(found: dict[str, Any], local_store: bool) -> list[Finding]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sharelm.errors import InputError, ShareLMError
+from sharelm.errors import InputError, ShareLMError, nearest
 from sharelm.store import Manifest, Store, open_store
 from sharelm.store.studies import latest_study
 from sharelm.study import load_study
-from sharelm.study.load import name_of, nearest
+from sharelm.study.load import name_of
 from sharelm.study.tree import STAGES
 from sharelm.tables import TABLES
 from sharelm.tables.findings import said
@@ -32,7 +32,7 @@ def _known(store: Store, name: str) -> None:
 
 
 def committed_trials(uri: str, name: str) -> list[str]:
-    """The trials of this study that are in the store, whatever code or settings of speed they were trained with."""
+    """The trials of this study that are in the store, with any code and any execution settings."""
     store = open_store(uri)
     return sorted(set(store.read("trials", name).column("trial").to_pylist()))
 
@@ -139,9 +139,9 @@ def stored_verdict(uri: str, argument: str) -> dict[str, Any]:
 
 
 def check_gate(verdict: dict[str, Any], stage: str) -> list[str]:
-    """The variants that this roll-out stage is supported for.
+    """The variants for which the evidence supports this roll-out stage.
 
-    Raises `InputError` for an unknown stage, `GateNotMet` with what each variant lacks where it is none.
+    Raises `InputError` for an unknown stage, `GateNotMet` with what each variant lacks where it supports none.
     """
     if stage not in STAGES:
         raise InputError(f"--gate = {stage!r} is not a stage{nearest(stage, STAGES)}")

@@ -6,7 +6,8 @@ import textwrap
 from dataclasses import asdict
 from typing import Any
 
-from cluster.show import bytes_text, columns, seconds_text
+from cluster.show import columns
+from sharelm.formats import duration, si
 from sharelm.sharing.drawing import degrees, draw
 from sharelm.study import Arm, Plan, Study, expand, proxied, proxies, timed_pairs
 from sharelm.study.memory import SHARE, needs
@@ -17,7 +18,7 @@ _ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
 
 
 def _precisions(study: Study) -> list[str]:
-    """The precisions the study may run in: both, while it leaves the device open."""
+    """The precisions that the study may run in: both, unless it names a precision or a device."""
     training = study.training
     if training.precision != "auto":
         return [training.precision]
@@ -153,7 +154,7 @@ def plan_study(study: Study) -> dict[str, Any]:
 
 
 def _settings(part: str, value: Any) -> list[str]:
-    """Every setting below this part that is set, as `key = value`; a table of tables takes a line for each."""
+    """Every setting that is set in this part, as `key = value`; each table inside it takes a line."""
     plain, nested = [], []
     for key, inner in value.items():
         if isinstance(inner, dict):
@@ -179,7 +180,7 @@ def drawings(plan: dict[str, Any]) -> str:
 
 def _memory_text(plan: dict[str, Any]) -> str:
     rows = [
-        (need["stage"], need["arm"], precision, bytes_text(need["bytes"]))
+        (need["stage"], need["arm"], precision, si(need["bytes"], "B"))
         for precision, stages in plan["memory"].items()
         for need in stages
     ]
@@ -194,7 +195,7 @@ def _tuning_text(plan: dict[str, Any]) -> str:
     tuning = plan["tuning"]
     if tuning is None:
         return "Learning rates are not tuned: every arm learns with training.learning_rate."
-    took = seconds_text(tuning["estimated_training_hours"] * 3600)
+    took = duration(tuning["estimated_training_hours"] * 3600)
     return (
         f"Learning rates are tuned ({tuning['choose']}) before the trials: {tuning['models']} models x "
         f"{tuning['learning_rates']} = {tuning['proxies']} proxies\n"
@@ -216,7 +217,7 @@ def plan_text(plan: dict[str, Any]) -> str:
             str(arm["feed_forward"]),
             arm["stored_parameters"],
             arm["materialised_parameters"],
-            " / ".join(f"{bytes_text(size)} {precision}" for precision, size in arm["checkpoint_bytes"].items()),
+            " / ".join(f"{si(size, 'B')} {precision}" for precision, size in arm["checkpoint_bytes"].items()),
             " / ".join(f"{count:,} {precision}" for precision, count in arm["kv_bytes_per_token"].items()),
         )
         for arm in plan["arms"]
@@ -229,7 +230,7 @@ def plan_text(plan: dict[str, Any]) -> str:
             arm["decode_flops_per_token"],
             arm["training_tokens"],
             arm["training_steps"],
-            seconds_text(arm["estimated_training_hours"] * 3600),
+            duration(arm["estimated_training_hours"] * 3600),
             f"{arm['estimated_training_cost']:,.4f} {total['currency']}",
         )
         for arm in plan["arms"]
@@ -268,7 +269,7 @@ def plan_text(plan: dict[str, Any]) -> str:
             _memory_text(plan),
             _tuning_text(plan),
             "Every arm shares:\n" + "\n".join(shared),
-            f"Estimate: {seconds_text(total['estimated_training_hours'] * 3600)} of training for all trials"
+            f"Estimate: {duration(total['estimated_training_hours'] * 3600)} of training for all trials"
             f"{' and proxies' if total['proxies'] else ''}, "
             f"{total['estimated_training_cost']:,.4f} {total['currency']}, on {total['workers']} worker(s).\n"
             f"It assumes cost.assumed_tflops = {total['assumed_tflops']} TFLOP/s sustained by each worker; start-up, "

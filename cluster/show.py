@@ -26,7 +26,7 @@ def _finite(value: Any) -> Any:
 
 
 def columns(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
-    """The rows under their header, aligned: numbers to the right, text to the left, every line whole."""
+    """The rows under their header, aligned: numbers to the right, text to the left. No line is cut or wrapped."""
     texts = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(row[i]) for row in [header, *texts]) for i in range(len(header))]
     right = [bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(header))]
@@ -67,19 +67,3 @@ def print_csv(header: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         values = (row[name] for name in header)
         writer.writerow([json.dumps(value) if isinstance(value, list) else value for value in values])
-
-
-def bytes_text(count: float) -> str:
-    """A number of bytes in the unit that reads best (1024 to the next)."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def seconds_text(seconds: float) -> str:
-    """A duration in the unit that reads best."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"

@@ -6,7 +6,8 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster.show import columns, seconds_text
+from cluster.show import columns
+from sharelm.formats import duration
 
 
 def status_text(jobs: list[dict[str, Any]], committed: dict[str, dict[str, int]] | None) -> str:
@@ -14,7 +15,7 @@ def status_text(jobs: list[dict[str, Any]], committed: dict[str, dict[str, int]]
     rows = []
     for job in jobs:
         started = datetime.fromtimestamp(job["started"], UTC).strftime("%F %T UTC") if job["started"] else "-"
-        took = seconds_text((job["ended"] or time.time()) - job["started"]) if job["started"] else "-"
+        took = duration((job["ended"] or time.time()) - job["started"]) if job["started"] else "-"
         rows.append((job["study"], job["status"], started, took, job["id"]))
     text = columns(rows, ("study", "status", "started", "took", "job")) if rows else "no study was submitted here"
     if committed is None:

@@ -39,7 +39,7 @@ class ClusterError(ShareLMError):
 
 
 class _Client(JobSubmissionClient):
-    """Ray's client, which by itself would wait for a silent host for minutes."""
+    """Ray's client with a time-out; Ray's own waits for minutes for a host that does not answer."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
         return super()._do_request(method, endpoint, timeout=(CONNECT_S, ANSWER_S), **options)
@@ -77,7 +77,7 @@ def _first_line(error: Exception) -> str:
 
 
 def store_for_cluster(uri: str, address: str) -> str:
-    """The store as the cluster will call it; a folder must mean the same there.
+    """The store's address on the cluster; a folder must have the same path there.
 
     Raises `InputError` for a relative folder and a cluster elsewhere.
     """
@@ -113,12 +113,12 @@ class Job:
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether it has ended, successfully or not."""
         return JobStatus(self.status).is_terminal()
 
 
 def _job(details: JobDetails) -> Job | None:
-    """The study's job in these details; None where they are another's."""
+    """The job of a study with these details; None where it does not run a study."""
     facts = details.metadata or {}
     if details.submission_id is None or not {STUDY, DIGEST, STORE, SHIPPED} <= facts.keys():
         return None
@@ -153,9 +153,9 @@ def find_job(client: JobSubmissionClient, name: str) -> Job:
 
 
 def submit(client: JobSubmissionClient, path: Path, study: Study, store: str) -> tuple[str, str | None]:
-    """Submit a study; its job's id, and None or why it was not submitted (again).
+    """Submit a study. Returns its job's id, and why it was not submitted (None if it was).
 
-    A study that runs is not submitted twice, nor one that has finished with this study, store, code and data.
+    It is not submitted while it runs, nor if it has finished with the same study, store, code and data.
     """
     named = digest(study.tree())
     with tempfile.TemporaryDirectory(prefix="sharelm-") as folder:
@@ -210,7 +210,7 @@ def _end(client: JobSubmissionClient, job_id: str, within_s: float) -> JobDetail
 
 
 def wait_for(client: JobSubmissionClient, job_id: str) -> int:
-    """Follow a job to its end; the driver's exit code, 130 for one that was stopped."""
+    """Follow a job to its end. Returns the driver's exit code, or 130 for a job that was stopped."""
     print_logs(client, job_id, follow=True)
     job = _end(client, job_id, END_S)
     if job.status == JobStatus.STOPPED:
@@ -219,7 +219,7 @@ def wait_for(client: JobSubmissionClient, job_id: str) -> int:
 
 
 def stop(client: JobSubmissionClient, job_id: str) -> str:
-    """Stop a job and wait until it has; its last status."""
+    """Stop a job, wait until it has ended, and return its last status."""
     with _one_sentence(client.get_address()):
         client.stop_job(job_id)
     return _end(client, job_id, END_S).status.value

@@ -24,7 +24,7 @@ def token() -> str | None:
 
 
 def use_token_if_there() -> None:
-    """Send the token where there is one, as Ray's own command line does; an explicit RAY_AUTH_MODE wins.
+    """Make Ray send the token if there is one, as its command line does; a RAY_AUTH_MODE that is set is kept.
 
     Ray's job client, unlike its `ray start`, does not look for a token by itself. To be called before Ray is imported.
     """

@@ -11,17 +11,12 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from sharelm.formats import duration
+
 if TYPE_CHECKING:
     from jobs.board import Snapshot  # which imports Ray
 
 PLAIN_EVERY_S = 10.0
-
-
-def duration(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
 
 
 class Progress:

@@ -20,6 +20,7 @@ import psutil
 from jobs.prepare import asked, check_recorded, prepare_data
 from jobs.program import program
 from sharelm.errors import InputError, ShareLMError
+from sharelm.formats import duration
 from sharelm.machine import Machine
 from sharelm.steps import cost_step, proxy_step, report_step, score_step, speed_step, trial_step
 from sharelm.store import Manifest, Store, open_store
@@ -324,8 +325,6 @@ def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
 
 
 def _say(store: str, report: Manifest, was_there: bool) -> None:
-    from jobs.progress import duration
-
     facts = report.facts
     print("\n".join(facts["headline"]))
     if was_there:

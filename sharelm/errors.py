@@ -1,5 +1,15 @@
 """The kinds of failure a user can meet. One root; the exit code belongs to the kind."""
 
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A clause for the message about an unknown word: the nearest known one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
+
 
 def first_line(error: BaseException) -> str:
     """An error's kind and the first line that it says."""

@@ -14,7 +14,7 @@ from sharelm.digest import code_digest, digest, package_digest
 from sharelm.errors import InputError
 from sharelm.machine import Machine
 from sharelm.study import Arm, Study, Trial, proxied
-from sharelm.study.tree import HOW_FAST, Task, Workload
+from sharelm.study.tree import EXECUTION_SETTINGS, Task, Workload
 
 _CACHES = ("sharelm.model.caches", "sharelm.model.generation")  # of decoding: no model is trained with them
 TRAIN, PROXY, SPEED = (
@@ -36,7 +36,8 @@ COST = ("sharelm.cost.measurement:measure",)
 def _learning(study: Study, arm: Arm, machine: Machine) -> dict[str, Any]:
     """What decides how an arm learns on this machine, but for its seed and the data."""
     settings = arm.training(study.training).model_dump(mode="json")
-    training = {key: value for key, value in settings.items() if f"training.{key}" not in HOW_FAST and key != "tune"}
+    left_out = {"training.tune", *EXECUTION_SETTINGS}
+    training = {key: value for key, value in settings.items() if f"training.{key}" not in left_out}
     return {
         "arm": arm.name,
         "shape": asdict(arm.shape),

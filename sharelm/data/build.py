@@ -39,7 +39,7 @@ def _tokenizer_path(data: Data, base: Path) -> Path | None:
 
 
 def data_spec(data: Data, context: int, base: Path) -> dict[str, Any]:
-    """What names the data step: settings, a fingerprint of every source's content, and the code. No path is in it.
+    """The spec whose digest names the data step: settings, a fingerprint of each source's content, the code; no path.
 
     Reads every local file once to hash it, and asks S3 and the hub for ETags and revisions.
     Raises `InputError` where a source is not there.
@@ -77,7 +77,7 @@ def _encoded(
 
 
 class _Tally:
-    """Documents, bytes and tokens a domain and split."""
+    """Counts of documents, bytes and tokens for each domain and split."""
 
     def __init__(self) -> None:
         self.counts: dict[str, dict[str, Counter[str]]] = {}
@@ -176,7 +176,7 @@ def _built_of(
 
 
 def prepare(data: Data, context: int, base: Path, store: Store, study: str) -> Manifest:
-    """The manifest of the data step: found where an equal step was committed before, else built and committed.
+    """The manifest of the data step. The step is built and committed unless an equal one was committed before.
 
     `facts`: `training_tokens` (an end of text after each document included), `validation_tokens` (without),
     `bytes_per_token` over both splits, `domains` (documents, bytes and tokens of each domain's splits), what was

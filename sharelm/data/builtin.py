@@ -1,7 +1,7 @@
-"""`builtin:python`: the running Python's own standard library as two domains, at hand on every machine.
+"""`builtin:python`: the running Python's own standard library as two domains; every machine has it.
 
 *prose* is each of the language reference's topics that `help()` shows, and each module's docstrings under the names
-they describe; *code* is each module without its docstrings. So no docstring stands in both.
+they describe; *code* is each module without its docstrings. So no docstring is in both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def _files() -> list[tuple[Path, Path]]:
-    """Relative and absolute path of every module; only the standard library's names, so no site-packages."""
+    """Relative and absolute path of every module of the standard library, site-packages excluded."""
     root = Path(sysconfig.get_path("stdlib"))
     found: list[Path] = []
     for name in sorted(sys.stdlib_module_names - _SKIPPED_MODULES):
@@ -60,7 +60,7 @@ def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, _Documented]]:
 
 
 def _without_docstrings(source: str, nodes: list[_Documented]) -> str:
-    """The source without these nodes' docstrings; `pass` stands for one that was all there was."""
+    """The source without these nodes' docstrings; `pass` replaces a docstring that was a whole body."""
     lines = source.encode().splitlines(keepends=True)  # the parser counts columns in UTF-8 bytes
     for node in sorted(nodes, key=lambda each: each.body[0].lineno, reverse=True):
         docstring = node.body[0]
@@ -92,7 +92,7 @@ def _texts() -> Iterator[tuple[str, str]]:
 
 
 def documents(domain: str | None) -> Iterator[tuple[str, str]]:
-    """Domain and text of every document, in the order of the modules' names; of one domain where it is named."""
+    """Domain and text of every document, in the order of the modules' names; only of `domain` if it is given."""
     if domain is not None and domain not in DOMAINS:
         raise InputError(
             f"builtin:python: domain = {domain!r} is not one of its domains prose and code; leave it out for both"

@@ -1,6 +1,6 @@
 """Text files on disk or in a bucket: txt, jsonl and parquet, plain or compressed.
 
-Every way in which a file can be bad is one sentence that names the file, and the line where there is one.
+Whatever is wrong with a file is reported in one sentence that names the file, and the line if there is one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _S3_TIMEOUTS = {"connect_timeout": 3, "read_timeout": 20, "retries": {"mode": "s
 
 @dataclass(frozen=True)
 class TextFile:
-    """One file: how messages call it, where it is, and what its name says of its content."""
+    """One file: its name in messages, its place, and its format and compression by its name."""
 
     name: str
     path: str
@@ -45,7 +45,7 @@ class TextFile:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The uncompressed bytes; raises `InputError` for what cannot be read or is damaged."""
+        """The uncompressed bytes; raises `InputError` if the file cannot be read or is damaged."""
         try:
             with self.system.open(self.path, "rb") as raw, _uncompressed(raw, self.compression) as stream:
                 yield stream
@@ -55,7 +55,7 @@ class TextFile:
             raise InputError(f"{self.name} {what}: {_reason(error)}") from error
 
     def fingerprint(self) -> list[str]:
-        """What changes when the content does: sha256 of a local file, ETag and size of an object."""
+        """A value that changes with the content: sha256 of a local file, ETag and size of an object."""
         if self.path.startswith("s3://"):
             info = self.system.info(self.path)
             return [self.format, str(info["ETag"]).strip('"'), str(info["size"])]

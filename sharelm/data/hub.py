@@ -20,7 +20,7 @@ def _library() -> Any:
 
 
 def _parsed(uri: str, base: Path) -> tuple[str, str | None, str]:
-    """Path or name, configuration and split of `hf:OWNER/NAME[/CONFIG][:SPLIT]`; a local folder comes before a name."""
+    """Path or name, configuration and split of `hf:OWNER/NAME[/CONFIG][:SPLIT]`; a local folder is preferred."""
     name, _, split = uri.removeprefix("hf:").partition(":")
     local = base / Path(name).expanduser()
     if local.exists():

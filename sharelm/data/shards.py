@@ -1,4 +1,4 @@
-"""Token shards: training documents end to end in `.npy` files of bounded size, read back as rows by memory map."""
+"""Token shards: training documents, concatenated, in `.npy` files of bounded size; memory-mapped and read as rows."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def write_shards(
 
 
 class TokenRows(Sequence[NDArray[np.int64]]):
-    """Rows of `context + 1` tokens over shards: inputs and, one further, their targets.
+    """Rows of `context + 1` tokens over shards: the inputs, and their targets one position later.
 
     Row i is tokens [i * context, i * context + context], so that a row's last target is the next row's first input
-    and every token but the very first is a target once; what does not fill a row at the end is left out.
+    and every token but the very first is a target once. Tokens at the end that do not fill a row are left out.
     """
 
     def __init__(self, shards: Sequence[NDArray[np.unsignedinteger]], context: int):
@@ -65,14 +65,14 @@ class TokenRows(Sequence[NDArray[np.int64]]):
 
     @classmethod
     def open(cls, paths: Sequence[Path], context: int) -> TokenRows:
-        """Rows over these files in this order; nothing is read before a row is asked for."""
+        """Rows over these files in this order. The files are memory-mapped."""
         return cls([np.load(path, mmap_mode="r", allow_pickle=False) for path in paths], context)
 
     def __len__(self) -> int:
         return max(0, (int(self._starts[-1]) - 1) // self.context)
 
     def batch(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """The rows of these numbers, [n, context + 1]; `IndexError` for one that is not there."""
+        """The rows with these numbers, [n, context + 1]; `IndexError` for a number out of range."""
         rows = np.asarray(indices, np.int64)
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")

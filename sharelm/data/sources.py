@@ -30,9 +30,9 @@ def _all_documents(source: Source, base: Path) -> Iterator[Document]:
 
 
 def sample(documents: Iterable[Document], max_bytes: int) -> list[Document]:
-    """Whole documents in the order of a draw, up to the first that no longer fits; any order of reading gives the same.
+    """Whole documents in the order of a draw, up to the first that no longer fits; the order of reading is irrelevant.
 
-    A document that is alone too large is passed over. A larger `max_bytes` keeps what a smaller one took.
+    A document larger than `max_bytes` is skipped. A larger `max_bytes` contains the sample of a smaller one.
     """
     kept: list[tuple[float, str, int, Document]] = []  # ascending; texts that differ in white space share a draw
     ties = count()
@@ -70,7 +70,7 @@ def read_documents(source: Source, base: Path) -> Iterator[Document]:
 
 
 def fingerprint(source: Source, base: Path) -> Any:
-    """What changes when the source's content does, and not when it is moved. JSON values."""
+    """JSON values that change with the source's content, and not when the source is moved."""
     if source.uri.startswith("builtin:"):
         return ["builtin", builtin.fingerprint()]
     if source.uri.startswith("hf:"):

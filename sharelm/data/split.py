@@ -1,4 +1,4 @@
-"""Which documents are trained on and which are held out: by hash, and never two that are nearly the same apart."""
+"""The split into training and held-out documents: by hash, with near-duplicates in the same split."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MULTIPLIERS = np.random.RandomState(5).randint(1, 2**63, _SHINGLE_WORDS, dtype=
 
 @dataclass(frozen=True)
 class SplitDocuments:
-    """The two splits, each in ascending order of digest, and what was left out or held together."""
+    """The two splits, each in ascending order of digest, and counts of dropped and clustered documents."""
 
     training: list[Document]
     validation: list[Document]
@@ -43,7 +43,7 @@ class _WordHashes(dict[str, int]):
 
 
 def _shingles(text: str, words: _WordHashes) -> NDArray[np.uint32]:
-    """Sorted unique 32-bit hashes of every five words in a row; of all of them where there are fewer."""
+    """Sorted unique 32-bit hashes of every five consecutive words; one of the whole text if it has fewer words."""
     found = _WORD.findall(text.lower())
     found += [""] * (_SHINGLE_WORDS - len(found))
     hashes = np.fromiter(map(words.__getitem__, found), np.uint64, len(found))
@@ -56,7 +56,7 @@ def _shingles(text: str, words: _WordHashes) -> NDArray[np.uint32]:
 
 
 def sketches(texts: list[str]) -> list[tuple[NDArray[np.uint32], NDArray[np.uint32]]]:
-    """The shingles of each text, and the hash values of their MinHash."""
+    """The shingles of each text and their MinHash values."""
     from datasketch import MinHash  # slow to import, and only who builds a corpus needs it
 
     words, empty = _WordHashes(), MinHash(num_perm=_PERMUTATIONS, hashfunc=int)
@@ -70,7 +70,7 @@ def sketches(texts: list[str]) -> list[tuple[NDArray[np.uint32], NDArray[np.uint
 
 
 def _bands(similarity: float) -> tuple[int, int]:
-    """Bands and rows a band: the fewest candidates among those that miss a pair this similar with chance `_MISS`."""
+    """Bands, and rows in a band, with the fewest candidates that miss a pair this similar with at most `_MISS`."""
     for rows in range(_PERMUTATIONS, 1, -1):
         bands = _PERMUTATIONS // rows
         if (1 - similarity**rows) ** bands <= _MISS:
@@ -84,9 +84,9 @@ def _similarity(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> float:
 
 
 def near_duplicates(texts: Sequence[str], similarity: float, pool: Executor | None = None) -> list[list[int]]:
-    """Positions of texts that hang together by pairs whose word 5-grams have at least this Jaccard similarity.
+    """Clusters of texts, as positions, linked by pairs whose word 5-grams have at least this Jaccard similarity.
 
-    MinHash proposes pairs and the shingles themselves decide, so that no pair below the similarity is joined.
+    MinHash proposes pairs and the shingles decide, so no pair below the similarity is linked.
     """
     from datasketch import MinHash, MinHashLSH
     from scipy.cluster.hierarchy import DisjointSet
@@ -106,7 +106,7 @@ def near_duplicates(texts: Sequence[str], similarity: float, pool: Executor | No
 
 
 def _distinct(documents: Iterable[Document]) -> tuple[list[Document], int]:
-    """One document a digest, by ascending digest: validation before training before auto, then by domain and text."""
+    """One document for each digest, in ascending order; of several by `_PRECEDENCE`, domain and text."""
     same: dict[str, list[Document]] = defaultdict(list)
     for document in documents:
         same[document.digest].append(document)
@@ -123,10 +123,10 @@ def split_documents(
     near_duplicate_similarity: float,
     pool: Executor | None = None,
 ) -> SplitDocuments:
-    """Exact duplicates dropped, then every cluster of near-duplicates put on one side as a whole.
+    """Drop exact duplicates, then put every cluster of near-duplicates into one split as a whole.
 
-    A cluster goes by the draw of its smallest digest. Where a source fixes the split of one of its documents, that
-    rules: beside a fixed validation document all others of the cluster are dropped; else a fixed training document
+    The draw of a cluster's smallest digest decides, unless a source fixes the split of one of its documents. If one
+    is fixed to validation, the documents of the cluster that are not are dropped; otherwise one fixed to training
     takes the cluster to training.
     """
     kept, exact = _distinct(documents)

@@ -68,7 +68,7 @@ def end_of_text(tokenizer: Tokenizer) -> int:
 
 
 def tokenizer_from(text: str) -> Tokenizer:
-    """The tokenizer of this JSON; a document that spells out a special token gets the letters, not the token."""
+    """The tokenizer of this JSON; the text of a special token in a document is encoded as letters."""
     tokenizer = Tokenizer.from_str(text)
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
@@ -77,11 +77,11 @@ def tokenizer_from(text: str) -> Tokenizer:
 
 
 class Encoder:
-    """Tokens of texts, exactly as the tokenizer gives them for each as a whole.
+    """Encodes texts in pieces, with exactly the tokens that the tokenizer gives for each whole text.
 
-    GPT-2's pre-tokens, within which byte-level BPE stays, never go on from anything else into a blank, nor from a
-    letter into what is none. So each piece up to such a place is encoded by itself, and once however often it
-    occurs. Another tokenizer encodes whole texts.
+    Byte-level BPE merges only inside GPT-2's pre-tokens. A pre-token never continues from another character into a
+    blank, nor from a letter into another kind of character. So texts are cut at such places, and each distinct piece
+    is encoded once. A tokenizer of another kind encodes whole texts.
     """
 
     def __init__(self, saved: str):

@@ -1,4 +1,4 @@
-"""Texts spread over processes: what comes back, and its order, do not depend on how many there are."""
+"""Functions over texts in several processes; results and their order do not depend on the number of processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def cores() -> int:
-    """Cores this process may keep busy: its affinity, and a container's quota."""
+    """The number of cores that this process may use, by its affinity and its container's quota."""
     usable = len(os.sched_getaffinity(0))
     try:
         quota, period = _QUOTA.read_text(encoding="ascii").split()
@@ -41,7 +41,7 @@ def _end_with_parent() -> None:
 
 
 def _begin() -> None:
-    """One of the processes: one core, Ctrl-C is the parent's to answer, and no life after the parent's."""
+    """Set up a process: it uses one core, leaves Ctrl-C to its parent, and ends with its parent."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -49,10 +49,10 @@ def _begin() -> None:
 
 @contextmanager
 def workers(characters: int) -> Iterator[Executor | None]:
-    """Processes for so much text, at most one a core; none where one process is as quick.
+    """Processes for text of this length, at most one a core; None where they would not be faster.
 
-    They are spawned, not forked: readers of S3 and Arrow have threads by now. So a script that gets here must keep
-    what it runs under `if __name__ == "__main__"`.
+    They are spawned, not forked, since readers of S3 and Arrow have threads by now. A script that calls this must
+    therefore keep its own code under `if __name__ == "__main__"`.
     """
     count = min(cores(), characters // _LEAST_CHARACTERS)
     if count < 2:
@@ -86,6 +86,6 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 def spread(
     function: Callable[[list[str]], list[Result]], texts: Iterable[str], pool: Executor | None
 ) -> Iterator[Result]:
-    """What this function of the module level gives for each text, in order; it is called with batches of them."""
+    """The results of this module-level function for each text, in order; it is called with batches of texts."""
     batches = _batches(texts)
     return chain.from_iterable(map(function, batches) if pool is None else pool.map(function, batches))

@@ -1,25 +1,24 @@
-"""Numbers for readers: sensible digits, SI prefixes, units, and a dash where nothing was measured."""
+"""Numbers of the report: sensible digits, and a dash where nothing was measured."""
 
 from __future__ import annotations
 
 import math
 
-NOTHING = "–"
-_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+from sharelm.formats import NOTHING, duration, si, significant
 
-
-def significant(value: float | None, digits: int = 3) -> str:
-    """`value` to this many significant digits, never in scientific notation between 1e-6 and 1e15."""
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    if value == 0:
-        return "0"
-    size = math.floor(math.log10(abs(value)))
-    if size < -6 or size >= 15:
-        return f"{value:.{digits - 1}e}".replace("-", "−")
-    rounded = round(value, digits - 1 - size)
-    size = math.floor(math.log10(abs(rounded)))
-    return f"{rounded:,.{max(0, digits - 1 - size)}f}".replace("-", "−")
+__all__ = [
+    "NOTHING",
+    "brief",
+    "count",
+    "decimals",
+    "duration",
+    "money",
+    "percent",
+    "plain",
+    "si",
+    "signed",
+    "significant",
+]
 
 
 def plain(value: float | None) -> str:
@@ -49,16 +48,6 @@ def signed(value: float | None, places: int = 3) -> str:
     return f"{value:+.{places}f}".replace("-", "−")
 
 
-def si(value: float | None, unit: str = "", digits: int = 3) -> str:
-    """`value` with a decimal SI prefix (k, M, G, T) and its unit: 1234567, "B" gives "1.23 MB"."""
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    for size, prefix in _PREFIXES:
-        if abs(float(f"{value:.{digits - 1}e}")) >= size:
-            return f"{significant(value / size, digits)} {prefix}{unit}"
-    return f"{significant(value, digits)} {unit}".rstrip()
-
-
 def percent(value: float | None, digits: int = 2) -> str:
     """A fraction as a percentage."""
     return NOTHING if value is None or not math.isfinite(value) else f"{significant(value * 100, digits)} %"
@@ -67,18 +56,6 @@ def percent(value: float | None, digits: int = 2) -> str:
 def count(value: float | None) -> str:
     """A whole number with thousands separated."""
     return NOTHING if value is None or not math.isfinite(value) else f"{value:,.0f}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as a reader says them: "41 s", "3 min 20 s", "2 h 05 min"."""
-    if seconds is None or not math.isfinite(seconds):
-        return NOTHING
-    if seconds < 60:
-        return f"{significant(seconds, 2 if seconds < 10 else 3)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def money(value: float | None, currency: str | None) -> str:

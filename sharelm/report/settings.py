@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import tomli_w
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -73,24 +75,12 @@ def compare_settings(trials: Iterable[Mapping[str, Any]]) -> Settings:
     return Settings(shared, between_arms, between_seeds, unreadable)
 
 
-def _scalar(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(_scalar(item) for item in value)}]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+def to_toml(tree: Mapping[str, Any]) -> str:
+    """`Study.tree()` as TOML that reads back as the same study; keys without a value are left out: TOML has no null."""
+    return tomli_w.dumps(_given(tree))
 
 
-def to_toml(tree: Mapping[str, Any], path: str = "") -> str:
-    """`Study.tree()` as TOML; keys without a value are left out, as TOML has no null.
-
-    Source: https://toml.io/en/v1.0.0 (a JSON string is a TOML basic string but for the escape of U+007F).
-    """
-    lines, tables = [], []
-    for key, value in tree.items():
-        name = f"{path}.{key}" if path else key
-        if isinstance(value, Mapping):
-            tables.append(f"\n[{name}]\n{to_toml(value, name)}")
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            tables += [f"\n[[{name}]]\n{to_toml(item, name)}" for item in value]
-        elif value is not None:
-            lines.append(f"{key} = {_scalar(value)}\n")
-    return "".join(lines + tables)
+def _given(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _given(inner) for key, inner in value.items() if inner is not None}
+    return [_given(inner) for inner in value] if isinstance(value, list) else value

@@ -23,7 +23,7 @@ class LocalObjects:
 
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
-        """Let the absence of what is read through; make anything else a `StoreError`."""
+        """Let `FileNotFoundError` of a read through; turn every other failure into a `StoreError`."""
         try:
             yield
         except OSError as error:
@@ -34,7 +34,7 @@ class LocalObjects:
 
     @contextmanager
     def _written(self, data: bytes | Path) -> Iterator[Path]:
-        """A finished file that no reader sees yet; it is gone when the context ends."""
+        """A complete temporary file that no reader sees yet; it is removed when the context ends."""
         folder = self.root / _UNFINISHED
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / uuid.uuid4().hex
@@ -58,7 +58,7 @@ class LocalObjects:
 
     @staticmethod
     def _settle(path: Path) -> None:
-        """Make the file's name survive a power cut."""
+        """Sync the folder, so that the file's name survives a power cut."""
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

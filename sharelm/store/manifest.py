@@ -1,4 +1,4 @@
-"""The manifest: the one small object that makes a step's files exist, with what each of them must be."""
+"""The manifest: a small object that commits a step's files, with the size and digest of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file of a step: what it is called, under which key it lies, and what it must be."""
+    """One file of a step: its name, its key, its size and its digest."""
 
     name: str
     key: str
@@ -23,7 +23,7 @@ class FileRecord:
     sha256: str
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, for a message between processes; `FileRecord(**values)` is the way back."""
+        """Plain values, for a message between processes; `FileRecord(**values)` restores the record."""
         return asdict(self)
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Objects(Protocol):
-    """Whole objects under keys. Keys have '/' between their parts; failures other than absence are `StoreError`."""
+    """Whole objects under keys. Keys have '/' between their parts; a failure other than absence is a `StoreError`."""
 
     uri: str
 
@@ -17,7 +17,7 @@ class Objects(Protocol):
         """Make the object appear whole."""
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Make the object appear whole unless the key is taken; whether it was this call that made it."""
+        """Make the object appear whole unless the key is taken. Returns whether this call made it."""
 
     def get(self, key: str) -> bytes:
         """The object; `FileNotFoundError` if there is none."""

@@ -49,7 +49,7 @@ class S3Objects:
 
     @property
     def _fs(self) -> Any:
-        """This process's own s3fs: one that was opened before a fork hangs."""
+        """This process's own s3fs; one from before a fork would hang."""
         if os.getpid() not in self._opened:
             import s3fs
 
@@ -88,7 +88,7 @@ class S3Objects:
 
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
-        """Let `FileNotFoundError` through if the server says so of the key; make anything else a `StoreError`."""
+        """Let `FileNotFoundError` through if the server says that the key is absent; else raise a `StoreError`."""
         from botocore.exceptions import BotoCoreError
 
         try:
@@ -105,7 +105,7 @@ class S3Objects:
         return f"{self.bucket}/{self._key(key)}"
 
     def put(self, key: str, data: bytes | Path) -> None:
-        """See `Objects`. A large object goes up in parts and appears when the last one is there."""
+        """See `Objects`. A large object is sent in parts and appears after the last one."""
         with self._failures("written"):
             if isinstance(data, bytes):
                 self._fs.pipe_file(self._path(key), data)
@@ -113,7 +113,7 @@ class S3Objects:
                 self._fs.put_file(str(data), self._path(key))
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """See `Objects`. One small put: Ceph ignores the condition at the end of one in parts."""
+        """See `Objects`. It is one put: Ceph ignores the condition of a put in parts."""
         with self._failures("written"):
             try:
                 self._fs.call_s3("put_object", Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
@@ -184,7 +184,7 @@ class S3Objects:
         return f"s3://{self._path(key)}"
 
     def fetch(self, key: str, sha256: str, check: Callable[[Path], None]) -> Path:
-        """See `Objects`. One process of a node downloads, the others wait and find it."""
+        """See `Objects`. One process of a node downloads it; the others wait for that."""
         folder = _cache()
         path = folder / sha256
         if not _good(path, check):
@@ -220,7 +220,7 @@ class S3Objects:
 
 
 def _absent(error: BaseException) -> bool:
-    """Whether an S3 server says that there is no such object; a 404 of something else is no answer."""
+    """Whether an S3 server says that there is no such object; a 404 from another kind of server does not count."""
     return isinstance(error, FileNotFoundError) and _code(error) == "NoSuchKey"
 
 

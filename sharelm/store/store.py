@@ -1,4 +1,4 @@
-"""Commit, or nothing: files are put whole under an attempt's own keys and exist once a manifest names them.
+"""The store: files are put whole under an attempt's own keys and become visible when a manifest names them.
 
 `docs/tables.md` says what a writer must never do.
 """
@@ -77,7 +77,7 @@ class Attempt:
     def commit(
         self, records: Iterable[FileRecord], rows: int | None = None, facts: Mapping[str, Any] | None = None
     ) -> Manifest:
-        """Make these files the step's result, unless another attempt did first: then its manifest is returned.
+        """Commit these files as the step's result. If another attempt committed first, return its manifest.
 
         The files of an attempt that came second are removed.
         """
@@ -126,7 +126,7 @@ class Store:
         self.objects.check(f".check/{uuid.uuid4().hex}")
 
     def probe_conditional_put(self) -> bool:
-        """Whether the second of two conditional puts of one key is refused, which two attempts at once rely on."""
+        """Whether the second of two conditional puts of one key is refused; concurrent attempts rely on it."""
         key = f".check/{uuid.uuid4().hex}"
         try:
             return self.objects.put_new(key, b"first") and not self.objects.put_new(key, b"second")
@@ -150,7 +150,7 @@ class Store:
         return sorted(steps, key=lambda step: (step.study, step.step))
 
     def attempt(self, table: str, study: str, step: str, attempt: str | None = None) -> Attempt:
-        """A try at a step, for one process or (with the same fresh id in each) for several."""
+        """A new attempt at a step, by one process or by several (which pass the same new id)."""
         return Attempt(self.objects, table, study, step, attempt)
 
     def commit(
@@ -163,7 +163,7 @@ class Store:
         rows: int | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """Put these whole files and commit them, or return the manifest of whoever committed the step first."""
+        """Put these whole files and commit them. If another attempt committed first, return its manifest."""
         done = self.find(table, study, step)
         if done is not None:
             return done
@@ -237,7 +237,7 @@ class Store:
             raise IntegrityError(f"{where} was altered: its sha256 is not that of what was committed; nothing was read")
 
     def _check_once(self, record: FileRecord, path: Path) -> None:
-        """Check a local file unless this process did since the file last changed."""
+        """Check a local file, unless this process has checked it since it last changed."""
         stat = path.stat()
         seen = (record.sha256, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
         if seen not in _checked:
@@ -262,7 +262,7 @@ class Store:
             raise self._missing(record) from None
 
     def remove(self, manifest: Manifest) -> None:
-        """Remove a step, its manifest first: no reader ever sees a part of it."""
+        """Remove a step, its manifest first, so that no reader sees a part of it."""
         folder = folder_of(manifest.table, manifest.study, manifest.step)
         self.objects.delete([f"{folder}/{manifests_format.NAME}", *(record.key for record in manifest.files)])
 

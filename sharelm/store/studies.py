@@ -1,4 +1,4 @@
-"""What was asked under a name: every revision of a study, so that it may grow but never change."""
+"""The recorded revisions of each study: a study may grow but not change."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sharelm.study.load import study_from_tree
 
 
 def record_study(store: Store, study: Study, origin: str) -> int:
-    """Record this study under its name, unless the newest revision is the same; the number of its revision.
+    """Record this study under its name, unless the newest revision is the same. Returns the revision's number.
 
-    `origin` is how a message calls the study. Raises `InputError` if it changes what was recorded.
+    `origin` is the study's name in messages. Raises `InputError` if it changes what was recorded.
     """
     tree = study.tree()
     while True:

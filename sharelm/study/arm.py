@@ -40,6 +40,6 @@ class Arm:
         return self.footprint.training_flops_per_token * self.tokens
 
     def training(self, shared: Training) -> Training:
-        """The study's training settings with this arm's tokens and rate: its steps and its whole schedule follow."""
+        """The study's training settings with this arm's tokens and rate; its steps follow from them."""
         rate = shared.learning_rate if self.learning_rate is None else self.learning_rate
         return shared.model_copy(update={"tokens": self.tokens, "learning_rate": rate})

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sharelm.study.tree import HOW_FAST
+from sharelm.study.tree import EXECUTION_SETTINGS
 
 # Entries may be added here: those of the first kind are known by their name, of the second by themselves.
 _NAMED = {"variant", "evaluation.task", "cost.workload"}
 _VALUES = {"study.seeds", "twins.axes", "twins.ladder"}
 
 # How the work is cut up, or what only an estimate uses: no result depends on it.
-_FREE = HOW_FAST | {"evaluation.task.shards"}
+_FREE = EXECUTION_SETTINGS | {"evaluation.task.shards"}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from sharelm.errors import InputError
+from sharelm.errors import InputError, nearest
 from sharelm.study.tree import Study
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # of a part of the tree, of a dataclass in it
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A clause that names the nearest known word, or all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
 
 
 def _fields_at(path: tuple[int | str, ...]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from sharelm.errors import InputError, ShareLMError, first_line
+from sharelm.formats import si
 from sharelm.sharing.footprint import HEAD_ROWS
 from sharelm.study.arm import Arm
 from sharelm.study.training import Training
@@ -125,12 +126,12 @@ def least_stage(arms: Sequence[Arm], training: Training, precision: str, memory:
     found = needs(arms, training, precision)
     for need in found:
         if need.parts.total <= SHARE * memory:
-            of = f"{gib(need.parts.total)} of {gib(memory)} GiB"
+            of = f"{si(need.parts.total, 'B')} of {si(memory, 'B')}"
             return need.stage, f"ZeRO stage {need.stage}: the largest arm, {need.arm}, needs {of} a worker"
     best = min(found, key=lambda need: need.parts.total)
     raise InputError(
         f"training.zero_stage = 'auto': no stage fits; at stage {best.stage} arm {best.arm} needs "
-        f"{gib(best.parts.total)} GiB a worker, and {SHARE:.0%} of its {gib(memory)} GiB may be filled; "
+        f"{si(best.parts.total, 'B')} a worker, and {SHARE:.0%} of its {si(memory, 'B')} may be filled; "
         f"{_largest(best.parts)}"
     )
 
@@ -151,7 +152,7 @@ def explain_lack_of_memory(trial: str, arm: Arm, training: Training, precision: 
             raise
         need = parts(arm, training, precision, training.stage)
         raise ShareLMError(
-            f"{trial} does not fit into memory here: by the closed forms it needs {gib(need.total)} GiB a worker at "
+            f"{trial} does not fit into memory here: by the closed forms it needs {si(need.total, 'B')} a worker at "
             f"ZeRO stage {training.stage}; {_largest(need)} ({first_line(error)})"
         ) from error
 
@@ -159,10 +160,5 @@ def explain_lack_of_memory(trial: str, arm: Arm, training: Training, precision: 
 def _largest(need: Parts) -> str:
     """The largest part and what makes it smaller."""
     name = need.largest
-    size = gib(getattr(need, name))
-    return f"the largest part is {name}, {size} GiB: {_ADVICE.get(name, 'use a smaller model')}"
-
-
-def gib(count: int) -> str:
-    """Bytes in GiB, in words."""
-    return f"{count / 2**30:.2g}" if count < 2**30 else f"{count / 2**30:.1f}"
+    size = si(getattr(need, name), "B")
+    return f"the largest part is {name}, {size}: {_ADVICE.get(name, 'use a smaller model')}"

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of a setting, as `docs/study.md` says it; pydantic passes it over."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The words that a validator lets pass, as `docs/study.md` lists them; pydantic passes it over."""
+
+    words: tuple[str, ...]
 
 
 def _slug(name: str) -> str:
@@ -24,6 +39,8 @@ def unique(values: list[str], what: str) -> None:
 Name = Annotated[str, AfterValidator(_slug)]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Tokens = Annotated[int, Field(gt=0), Unit("tokens")]
+Ratio = Annotated[float, Field(gt=0), Unit("ratio")]
 
 
 class Node(BaseModel):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sharelm.errors import InputError
+from sharelm.formats import si
 from sharelm.study.arm import Arm
-from sharelm.study.memory import SHARE, gib, most
+from sharelm.study.memory import SHARE, most
 from sharelm.study.training import Training
 
 # FLOPs. docs/results/training: together two trials were 1.15 to 1.9 times as fast up to this size, 0.9 times above.
@@ -37,6 +38,6 @@ def check_room(arms: Sequence[Arm], training: Training, precision: str, memory: 
     if training.together > 1 and together > SHARE * memory:
         raise InputError(
             f"training.trials_per_gpu = {training.together}: so many trials of arm {need.arm} need "
-            f"{gib(together)} GiB together, and {SHARE:.0%} of a GPU's {gib(memory)} GiB may be "
+            f"{si(together, 'B')} together, and {SHARE:.0%} of a GPU's {si(memory, 'B')} may be "
             "filled; use fewer"
         )

@@ -6,47 +6,141 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sharelm.study.node import Fraction, Node, Positive
+from sharelm.study.node import Fraction, Node, Tokens, Unit
 from sharelm.study.tune import Tune
 
 
 class Training(Node):
-    """`[training]`: what every arm shares while it learns."""
+    """`[training]`: how every arm is trained."""
 
-    tokens: Positive
-    tokens_per_step: Positive
-    learning_rate: Annotated[float, Field(gt=0)]
-    final_learning_rate_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of blocks, AdamW for all else
-    schedule: Literal["cosine", "warmup_stable_decay"] = "cosine"
-    warmup_steps: Annotated[int, Field(ge=0)] = 20
-    decay_fraction: Fraction = 0.2  # of the steps, for warmup_stable_decay
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.95
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    gradient_clip: Annotated[float, Field(ge=0)] = 1.0  # 0 is no clipping
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of what each sub-layer adds
-    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.0  # rate of dropped sub-layers at the last depth
-    gradient_scale: Literal["sum", "mean", "root"] = "sum"  # of a block read n times: x 1, 1 / n, 1 / sqrt(n)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
-    fast: bool = False  # on a GPU also kernels that add in any order: quicker, and every run has other last bits
-    activation_checkpointing: Literal["off", "non_reentrant", "reentrant"] = "off"
-    sequences_per_pass: Positive | None = None  # a worker's sequences in one forward pass; all of its share if absent
-    checkpoint_steps: Positive = 500
-    on_divergence: Literal["stop", "halve_learning_rate"] = "stop"  # what a loss or gradient that is not finite brings
-    spike_factor: Annotated[float, Field(gt=1)] = 2.0  # a loss this many times the running median is a spike
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    workers: Positive = 1
-    cpus_per_worker: Positive | None = None  # all of a node's share if absent
-    zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"  # auto: the least that fits, known once a study runs
-    offload_optimizer: bool = False  # fp32 weights and AdamW's state in the host's memory; from ZeRO stage 1 on
-    trials_per_gpu: Literal["auto"] | Annotated[int, Field(ge=1, le=8)] = "auto"  # auto: two where steps are tiny
-    trials_per_group: Positive = 16  # small trials one worker group trains, one after another
-    placement: Literal["pack", "spread"] = "pack"  # of a group's workers: on few nodes, or on many
-    max_failures: Annotated[int, Field(ge=0)] = 3
-    stall_timeout_s: Positive = 600  # a worker that keeps the others waiting for longer fails its group
-    tune: Tune | None = None  # every arm learns with learning_rate if absent
+    tokens: Tokens = Field(
+        description="Tokens that every arm is trained on, but for the twins of the compute and time axes, which have "
+        "numbers of their own. A multiple of `tokens_per_step`."
+    )
+    tokens_per_step: Tokens = Field(
+        description="Tokens of one optimizer step, over all workers: a whole number of sequences of `model.context` "
+        "tokens for each worker."
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        description="The peak learning rate. With `[training.tune]` one of the rates that are tried."
+    )
+    final_learning_rate_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.1, description="The learning rate of the last step, as a fraction of the peak."
+    )
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw",
+        description="`adamw` for all weights, or `muon` for the matrices of blocks and AdamW for everything else. "
+        "Muon needs `zero_stage` 0 or auto.",
+    )
+    learning_rate_schedule: Literal["cosine", "warmup_stable_decay"] = Field(
+        default="cosine",
+        description="How the learning rate falls after the warm-up: along a half cosine, or flat and then in a "
+        "straight line over the last `decay_fraction` of the steps.",
+    )
+    warmup_steps: Annotated[int, Field(ge=0), Unit("steps")] = Field(
+        default=20,
+        description="Steps over which the learning rate rises in a straight line to its peak; fewer than the steps of "
+        "the training.",
+    )
+    decay_fraction: Fraction = Field(
+        default=0.2, description="The part of the steps over which `warmup_stable_decay` lowers the learning rate."
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=0.1,
+        description="Decoupled weight decay of both optimizers, on matrices only. A matrix that several depths read "
+        "is decayed once a step.",
+    )
+    beta1: Fraction = Field(default=0.9, description="Decay of AdamW's running mean of the gradient.")
+    beta2: Fraction = Field(default=0.95, description="Decay of AdamW's running mean of the squared gradient.")
+    epsilon: Annotated[float, Field(gt=0)] = Field(
+        default=1e-8,
+        description="Added to the root of AdamW's running mean of the squared gradient, before the division by it.",
+    )
+    gradient_clip: Annotated[float, Field(ge=0)] = Field(
+        default=1.0,
+        description="The largest global norm of the gradient; a larger one is scaled to it. 0: no clipping.",
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Rate at which elements of what each sub-layer adds are set to zero."
+    )
+    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Rate at which sub-layers of the last depth are left out for a sequence; it rises in a straight "
+        "line from the first depth to this.",
+    )
+    gradient_scale: Literal["sum", "mean", "root"] = Field(
+        default="sum",
+        description="What the gradient of a block that is read n times is multiplied by: 1, 1 / n or 1 / sqrt(n).",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="The number format of the computation. `auto`: bf16 on a GPU, fp32 on a CPU."
+    )
+    fast: bool = Field(
+        default=False,
+        description="On a GPU, allow kernels that sum in any order. They are quicker, and the last bits of the "
+        "results differ from run to run.",
+    )
+    activation_checkpointing: Literal["off", "non_reentrant"] = Field(
+        default="off",
+        description="`non_reentrant` keeps only what enters each depth and computes the rest again in the backward "
+        "pass: less memory, more time.",
+    )
+    sequences_per_pass: Annotated[int, Field(gt=0), Unit("sequences")] | None = Field(
+        default=None,
+        description="Sequences of one forward pass of a worker; it divides the worker's sequences of a step. Not set: "
+        "all of them in one pass.",
+    )
+    checkpoint_steps: Annotated[int, Field(gt=0), Unit("steps")] = Field(
+        default=500, description="Steps from one checkpoint to the next."
+    )
+    on_divergence: Literal["stop", "halve_learning_rate"] = Field(
+        default="stop",
+        description="What follows a loss or gradient that is not finite: the trial ends as diverged, or it goes back "
+        "to its last good checkpoint and goes on with half the learning rate, at most three times.",
+    )
+    spike_factor: Annotated[float, Field(gt=1)] = Field(
+        default=2.0,
+        description="A loss more than this many times the median of the (up to) 32 steps before it counts as a spike.",
+    )
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        default="auto", description="What trains, scores and serves. `auto`: GPUs where the cluster has any."
+    )
+    workers: Annotated[int, Field(gt=0), Unit("processes")] = Field(
+        default=1, description="Data-parallel workers that train one model, each on a GPU or on CPUs of its own."
+    )
+    cpus_per_worker: Annotated[int, Field(gt=0), Unit("CPUs")] | None = Field(
+        default=None,
+        description="CPUs of a worker. Not set: a GPU's share of the CPUs of its node; without GPUs, as many as "
+        "leave room for a whole group.",
+    )
+    zero_stage: Literal["auto", 0, 1, 2, 3] = Field(
+        default="auto",
+        description="DeepSpeed's ZeRO stage, the same for all arms. `auto`: the lowest stage at which the largest arm "
+        "fits into memory, chosen when the study runs. Late loops need 0, 1 or 2.",
+    )
+    offload_optimizer: bool = Field(
+        default=False,
+        description="Keep the fp32 weights and AdamW's state in the memory of the host. Needs `adamw` and ZeRO stage "
+        "1, 2, 3 or auto.",
+    )
+    trials_per_gpu: Literal["auto"] | Annotated[int, Field(ge=1, le=8), Unit("trials")] = Field(
+        default="auto",
+        description="Trials that share a GPU; more than 1 needs `workers = 1`. `auto`: two where steps are tiny, else "
+        "one.",
+    )
+    trials_per_group: Annotated[int, Field(gt=0), Unit("trials")] = Field(
+        default=16, description="The most trials that one group of workers trains one after another."
+    )
+    placement: Literal["pack", "spread"] = Field(
+        default="pack", description="Put the workers of a group on as few nodes as possible, or on as many."
+    )
+    max_failures: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="How many times a group of workers that failed is started again."
+    )
+    stall_timeout_s: Annotated[int, Field(gt=0), Unit("seconds")] = Field(
+        default=600, description="A worker that keeps the others waiting for longer than this fails its group."
+    )
+    tune: Tune | None = Field(default=None, description="Without it every arm is trained with `learning_rate`.")
 
     @property
     def stage(self) -> int:
@@ -90,11 +184,6 @@ class Training(Node):
             raise ValueError(
                 f"trials_per_gpu = {self.trials_per_gpu}, but each of workers = {self.workers} needs a GPU of its own; "
                 "use 1 or 'auto'"
-            )
-        if self.activation_checkpointing == "reentrant":
-            raise ValueError(
-                "activation_checkpointing = 'reentrant' crashes DeepSpeed when one block is used several times; "
-                "use 'non_reentrant'"
             )
         if self.tune is not None:
             self.tune.check(self.learning_rate, self.tokens, self.tokens_per_step)

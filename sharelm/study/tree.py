@@ -1,6 +1,6 @@
 """The study: one frozen tree that says what is asked, with what, and what counts as an answer.
 
-Every field that a reader of the verdict could question is here and has no silent default elsewhere.
+Every setting is a field here, with its description and its default; `docs/study.md` is made of them.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sharelm.errors import nearest
 from sharelm.sharing import ModelShape
 from sharelm.sharing.checks import check_shape
-from sharelm.study.node import Fraction, Name, Node, Positive, unique
+from sharelm.study.node import Fraction, Name, Node, OneOf, Positive, Ratio, Tokens, Unit, unique
 from sharelm.study.training import Training
 from sharelm.study.variant import Variant
 from sharelm.tasks import TASK_KINDS, TaskKind
 
-# Settings that say how fast, not what: they may change between runs and enter no digest.
-HOW_FAST = frozenset(
+# Settings that say how the work is carried out, not what is computed: they may change between runs, enter no digest.
+EXECUTION_SETTINGS = frozenset(
     {
         "training.workers",
         "training.cpus_per_worker",
@@ -41,8 +42,12 @@ Axis = Literal["depth", "parameters", "compute", "memory", "time"]  # what a var
 class About(Node):
     """`[study]`: the name under which everything is stored, and the seeds that are varied."""
 
-    name: Name
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    name: Name = Field(description="Everything that the study stores is found under this name.")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        min_length=1,
+        description="Every arm is trained once with each; a seed decides the first weights and the order of the "
+        "tokens. No seed twice; seeds may be added later.",
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -53,17 +58,33 @@ class About(Node):
 
 
 class Source(Node):
-    """`[[data.source]]`: where documents come from.
+    """`[[data.source]]`: where documents come from."""
 
-    `uri` is `builtin:python`, a file or glob (txt, jsonl, parquet; .gz .xz .zst), `s3://...` or `hf:NAME[:SPLIT]`.
-    """
-
-    uri: str = Field(min_length=1)
-    domain: Name | None = None
-    text_field: str = "text"
-    document_start: str | None = None  # a regular expression: a line of a txt file that matches begins a document
-    split: Literal["auto", "training", "validation"] = "auto"
-    max_bytes: Positive | None = None
+    uri: str = Field(
+        min_length=1,
+        description="`builtin:python`; a file or glob (txt, jsonl, parquet; txt and jsonl also as .gz, .xz, .zst or "
+        ".bz2), relative to the study file; `s3://...`; or `hf:OWNER/NAME[/CONFIG][:SPLIT]`.",
+    )
+    domain: Name | None = Field(
+        default=None,
+        description="The kind of text; results are reported for each domain. Required for everything but "
+        "`builtin:python`, of which it picks `prose` or `code` (not set: both).",
+    )
+    text_field: str = Field(
+        default="text", description="The field of a JSON line, or the column of a table, that holds the text."
+    )
+    document_start: str | None = Field(
+        default=None,
+        description="A regular expression. A line of a txt file in which it is found begins a document. Not set: a "
+        "txt file is one document.",
+    )
+    split: Literal["auto", "training", "validation"] = Field(
+        default="auto",
+        description="Where the documents go. `auto`: `data.validation_fraction` of them are held out, by hash.",
+    )
+    max_bytes: Annotated[int, Field(gt=0), Unit("bytes")] | None = Field(
+        default=None, description="Use a sample of whole documents of at most this size. Not set: all of them."
+    )
 
     @field_validator("document_start")
     @classmethod
@@ -85,24 +106,41 @@ class Source(Node):
 class Data(Node):
     """`[data]`: the corpora, how they are split, and the tokenizer."""
 
-    source: list[Source] = Field(min_length=1)
-    vocabulary: Annotated[int, Field(ge=257)]  # 256 bytes and the end-of-text token
-    tokenizer: str | None = None  # a tokenizer.json to use instead of training one
-    validation_fraction: Fraction = 0.05
-    near_duplicate_similarity: Fraction = 0.8
+    source: list[Source] = Field(min_length=1, description="One or more.")
+    vocabulary: Annotated[int, Field(ge=257), Unit("tokens")] = Field(
+        description="Entries of the tokenizer, exactly; the 256 bytes and the end-of-text token are among them."
+    )
+    tokenizer: str | None = Field(
+        default=None,
+        description="A `tokenizer.json` to use, relative to the study file. Not set: a byte-level BPE is trained on "
+        "the training documents.",
+    )
+    validation_fraction: Fraction = Field(
+        default=0.05, description="The part of the documents that is held out, of sources whose `split` is auto."
+    )
+    near_duplicate_similarity: Fraction = Field(
+        default=0.8,
+        description="Documents whose sets of word 5-grams have at least this Jaccard similarity go to the same split.",
+    )
 
 
 class Model(Node):
-    """`[model]`: the independent reference that every variant is asked about."""
+    """`[model]`: the independent reference model; every variant has its sizes."""
 
-    width: Positive
-    depth: Positive
-    heads: Positive
-    kv_heads: Positive
-    feed_forward: Positive
-    context: Positive
-    rope_theta: Annotated[float, Field(gt=1)] = 10_000.0
-    activation: Literal["swiglu", "gelu"] = "swiglu"  # three feed-forward matrices, or two: up and down
+    width: Positive = Field(description="Width of the residual stream: a multiple of 2 x `heads`.")
+    depth: Positive = Field(description="Number of depths: pairs of an attention and a feed-forward sub-layer.")
+    heads: Positive = Field(description="Attention heads; `width / heads` is even.")
+    kv_heads: Positive = Field(description="Heads of keys and values; they divide `heads`.")
+    feed_forward: Positive = Field(description="Hidden width of the feed-forward sub-layer.")
+    context: Tokens = Field(description="Length of the sequences that are trained on, and of the longest request.")
+    rope_theta: Annotated[float, Field(gt=1)] = Field(
+        default=10_000.0, description="Base of the wavelengths of the rotary position embedding."
+    )
+    activation: Literal["swiglu", "gelu"] = Field(
+        default="swiglu",
+        description="Of the feed-forward sub-layer: `swiglu` has three matrices (gate, up, down), `gelu` two (up, "
+        "down).",
+    )
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Model:
@@ -118,13 +156,19 @@ class Model(Node):
 
 
 class Twins(Node):
-    """`[twins]`: on which axes every variant meets an independent model that is equal to it there.
+    """`[twins]`: on which axes every variant is compared with an independent model that equals it there."""
 
-    `ladder` adds independent models of these depths, so that the depth a variant is worth can be read off them.
-    """
-
-    axes: list[Axis] = Field(default=["depth", "parameters"], min_length=1)
-    ladder: list[Positive] = Field(default_factory=list)
+    axes: list[Axis] = Field(
+        default=["depth", "parameters"],
+        min_length=1,
+        description="On each of these axes every variant gets a twin; `depth` is always among them. Axes may be added "
+        "later.",
+    )
+    ladder: list[Positive] = Field(
+        default_factory=list,
+        description="Depths of more independent models, from which the depth that a variant is worth is read. Depths "
+        "may be added later.",
+    )
 
     @field_validator("axes")
     @classmethod
@@ -143,13 +187,26 @@ class Twins(Node):
 class Task(Node):
     """`[[evaluation.task]]`: one way of scoring a trial, on held-out text or on a file of items."""
 
-    name: Name
-    kind: str  # of `sharelm.tasks.TASK_KINDS`
-    file: str | None = None  # for a kind that reads one: JSONL, one item a line
-    max_items: Positive | None = None
-    shards: Positive = 1
-    max_new_tokens: Positive | None = None  # for a kind that generates: an answer's longest
-    stop: list[Annotated[str, Field(min_length=1)]] | None = None  # likewise: an answer ends before any of these
+    name: Name = Field(description="The name of the task in all tables and in the report.")
+    kind: Annotated[str, OneOf(tuple(TASK_KINDS))] = Field(
+        description="Loss on held-out documents (exactly one task is of the kind `bits_per_byte`); the last word of "
+        "held-out passages; questions with choices from a file; or questions from a file whose answers are generated."
+    )
+    file: str | None = Field(
+        default=None,
+        description="For `multiple_choice` and `generation`, and required there: a JSONL file, one item a line (query, "
+        "choices and gold; or query and answer), relative to the study file.",
+    )
+    max_items: Annotated[int, Field(gt=0), Unit("items")] | None = Field(
+        default=None, description="Score at most this many items. Not set: all."
+    )
+    shards: Positive = Field(default=1, description="Tasks of the cluster into which the scoring of a trial is cut.")
+    max_new_tokens: Annotated[int, Field(gt=0), Unit("tokens")] | None = Field(
+        default=None, description="For `generation`, and required there: the most tokens of an answer."
+    )
+    stop: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        default=None, description="For `generation`: an answer ends before the first of these texts."
+    )
 
     @property
     def traits(self) -> TaskKind:
@@ -160,8 +217,6 @@ class Task(Node):
     @classmethod
     def _known_kind(cls, kind: str) -> str:
         if kind not in TASK_KINDS:
-            from sharelm.study.load import nearest
-
             raise ValueError(f"there is no such kind of task{nearest(kind, TASK_KINDS)}")
         return kind
 
@@ -185,10 +240,12 @@ class Task(Node):
 
 
 class Evaluation(Node):
-    """`[evaluation]`: the tasks, and how many sequences are scored at once."""
+    """`[evaluation]`: the tasks, and how many tokens are scored at once."""
 
-    task: list[Task] = Field(min_length=1)
-    tokens_per_batch: Positive = 8192
+    task: list[Task] = Field(min_length=1, description="One or more; more may be added later.")
+    tokens_per_batch: Tokens = Field(
+        default=8192, description="The most tokens that are scored at once, padding included."
+    )
 
     @field_validator("task")
     @classmethod
@@ -208,22 +265,33 @@ class Evaluation(Node):
 
 
 class Workload(Node):
-    """`[[cost.workload]]`: a request shape that is measured."""
+    """`[[cost.workload]]`: one kind of request whose serving is measured."""
 
-    name: Name
-    batch: Positive
-    prompt_tokens: Positive
-    new_tokens: Positive
-    repeats: Annotated[int, Field(ge=3)] = 10
+    name: Name = Field(description="The name of the workload in all tables and in the report.")
+    batch: Annotated[int, Field(gt=0), Unit("requests")] = Field(description="Requests that are served at once.")
+    prompt_tokens: Tokens = Field(description="Length of each prompt.")
+    new_tokens: Tokens = Field(description="Tokens generated for each prompt; with the prompt at most `model.context`.")
+    repeats: Annotated[int, Field(ge=3)] = Field(
+        default=10, description="How many times the workload is served and timed, after a warm-up."
+    )
 
 
 class Cost(Node):
-    """`[cost]`: what an hour of one worker's device costs, and the requests it must serve."""
+    """`[cost]`: the price of a device, and the requests whose serving is measured."""
 
-    price_per_hour: Annotated[float, Field(ge=0)]
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
-    assumed_tflops: Annotated[float, Field(gt=0)]  # sustained by one worker; only `plan` uses it, to estimate hours
-    workload: list[Workload] = Field(min_length=1)
+    price_per_hour: Annotated[float, Field(ge=0), Unit("`currency` an hour")] = Field(
+        description="The price of one worker's device; all money is computed from it."
+    )
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = Field(
+        default="USD", description="The currency of `price_per_hour`, three capital letters."
+    )
+    assumed_tflops: Annotated[float, Field(gt=0), Unit("TFLOP/s")] = Field(
+        description="What one worker sustains in training. Only `sharelm plan` uses it, to estimate hours."
+    )
+    workload: list[Workload] = Field(
+        min_length=1,
+        description="One or more; more may be added later. The first sets the memory axis.",
+    )
 
     @field_validator("workload")
     @classmethod
@@ -233,26 +301,36 @@ class Cost(Node):
 
 
 class Accuracy(Node):
-    """`[kpi.accuracy]`: the losses that count as none."""
+    """`[kpi.accuracy]`: how much worse than its twin a variant may be and still count as not worse."""
 
-    loss_margin_nats: Annotated[float, Field(gt=0)]
-    task_margin: Annotated[float, Field(gt=0, lt=1)] = 0.02  # of accuracy, for cloze and multiple choice
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    loss_margin_nats: Annotated[float, Field(gt=0), Unit("nats a token")] = Field(
+        description="A variant is not worse where the interval of its loss difference lies below this."
+    )
+    task_margin: Annotated[float, Field(gt=0, lt=1), Unit("accuracy")] = Field(
+        default=0.02, description="The same for the accuracy of cloze and multiple-choice tasks: 0.02 is two points."
+    )
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
+        default=0.95,
+        description="Confidence of the intervals. For the losses over all domains it is that of all comparisons "
+        "together (Bonferroni).",
+    )
 
 
 class InferenceCost(Node):
-    """`[kpi.inference_cost]`: at most these ratios of the same-depth twin's figures."""
+    """`[kpi.inference_cost]`: the largest ratios of a variant's serving costs to its same-depth twin's."""
 
-    memory_ratio_max: Annotated[float, Field(gt=0)]
-    cost_per_token_ratio_max: Annotated[float, Field(gt=0)]
+    memory_ratio_max: Ratio = Field(description="Of peak memory while serving, for every workload.")
+    cost_per_token_ratio_max: Ratio = Field(description="Of the cost of a generated token, for every workload.")
 
 
 class Upkeep(Node):
-    """`[kpi.upkeep]`: at most these, for retraining and keeping the model."""
+    """`[kpi.upkeep]`: the largest ratios to the same-depth twin, for retraining and keeping the model."""
 
-    training_cost_ratio_max: Annotated[float, Field(gt=0)]
-    stored_bytes_ratio_max: Annotated[float, Field(gt=0)]
-    loss_spikes_max: Annotated[int, Field(ge=0)] = 0
+    training_cost_ratio_max: Ratio = Field(description="Of the cost of training.")
+    stored_bytes_ratio_max: Ratio = Field(description="Of the size of the stored weights.")
+    loss_spikes_max: Annotated[int, Field(ge=0), Unit("steps")] = Field(
+        default=0, description="The most loss spikes (`training.spike_factor`) in any trial of the variant."
+    )
 
 
 class Kpi(Node):
@@ -266,14 +344,21 @@ class Kpi(Node):
 class Gate(Node):
     """`[rollout.STAGE]`: what the evidence must show before the stage is supported."""
 
-    kpis: list[Literal["accuracy", "inference_cost", "upkeep"]] = Field(min_length=1)
-    seeds: Positive = 1
-    training_tokens: Annotated[int, Field(ge=0)] = 0
-    axes: list[Axis] = Field(default_factory=list)  # loss must be better or not worse on these as well
+    kpis: list[Literal["accuracy", "inference_cost", "upkeep"]] = Field(
+        min_length=1, description="The KPIs that must be met."
+    )
+    seeds: Positive = Field(default=1, description="The fewest seeds that must have been compared.")
+    training_tokens: Annotated[int, Field(ge=0), Unit("tokens")] = Field(
+        default=0, description="The fewest tokens that the compared arms must have been trained on."
+    )
+    axes: list[Axis] = Field(
+        default_factory=list,
+        description="Axes besides depth on which the loss must be better or not worse; each is in `twins.axes`.",
+    )
 
 
 class Rollout(Node):
-    """`[rollout]`: a small proof of concept first, then important workloads, then everywhere."""
+    """`[rollout]`: the stages of a roll-out in their order; each needs the one before it."""
 
     proof_of_concept: Gate
     important_workloads: Gate
@@ -294,7 +379,7 @@ class Study(Node):
     study: About
     data: Data
     model: Model
-    variant: list[Variant] = Field(min_length=1)
+    variant: list[Variant] = Field(min_length=1, description="One or more; more may be added later.")
     twins: Twins = Twins()
     training: Training
     evaluation: Evaluation

@@ -9,18 +9,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from sharelm.study.node import Node, Positive
+from sharelm.study.node import Node, Tokens
 
 
 class Tune(Node):
     """`[training.tune]`: short trainings (*proxies*) of every arm, the same few rates for each.
 
-    A proxy is `tokens` long and has a whole schedule of its own, with the warm-up's share of the steps.
+    A proxy is `tokens` long and has a whole learning-rate schedule of its own; its warm-up has the same share of
+    the steps.
     """
 
-    learning_rates: list[Annotated[float, Field(gt=0)]] = Field(min_length=3)  # kept in ascending order
-    tokens: Positive
-    choose: Literal["grid", "parabola"] = "grid"
+    learning_rates: list[Annotated[float, Field(gt=0)]] = Field(
+        min_length=3,
+        description="The rates that every arm is tried with, in any order; `training.learning_rate` is one of them.",
+    )
+    tokens: Tokens = Field(description="Tokens of one proxy: two or more whole steps, and at most `training.tokens`.")
+    choose: Literal["grid", "parabola"] = Field(
+        default="grid",
+        description="The rate of the lowest loss, or the lowest point of the parabola through it and its neighbours.",
+    )
 
     @field_validator("learning_rates")
     @classmethod

@@ -87,13 +87,15 @@ TABLES: dict[str, pa.Schema] = {
         [
             *_TRIAL,
             _field("task", pa.string(), "name of the evaluation task"),
-            _field("kind", pa.string(), "bits_per_byte, cloze or multiple_choice"),
+            _field("kind", pa.string(), "bits_per_byte, cloze, multiple_choice or generation"),
             _field("domain", pa.string(), "domain of the document, or the task's name for a file of items"),
             _field("document", pa.string(), "document or item the row belongs to: what pairs two arms"),
             _field("item", pa.int64(), "number of the item in its document"),
-            _field("nll_nats", pa.float64(), "summed negative log likelihood of the scored tokens"),
-            _field("tokens", pa.int64(), "scored tokens"),
-            _field("bytes", pa.int64(), "UTF-8 bytes of the scored text"),
+            _field(
+                "nll_nats", pa.float64(), "summed negative log likelihood of the scored tokens; null for generation"
+            ),
+            _field("tokens", pa.int64(), "scored (or generated) tokens"),
+            _field("bytes", pa.int64(), "UTF-8 bytes of the scored (or generated) text"),
             _field("correct", pa.float64(), "1 or 0; null for bits_per_byte"),
         ]
     ),

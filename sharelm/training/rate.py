@@ -17,7 +17,7 @@ def learning_rate(training: Training, step: int) -> float:
     peak, floor = training.learning_rate, training.final_learning_rate_fraction
     if step < training.warmup_steps:
         return peak * (step + 1) / training.warmup_steps
-    if training.schedule == "cosine":
+    if training.learning_rate_schedule == "cosine":
         progress = (step - training.warmup_steps) / max(1, training.steps - 1 - training.warmup_steps)
         return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
     decay = max(1, round(training.decay_fraction * training.steps))

@@ -65,8 +65,3 @@ def supported_variants(verdicts: pa.Table, stage: str) -> list[str]:
     wanted = pc.field("kind").isin(["stage"]) & (pc.field("name") == stage) & (pc.field("outcome") == SUPPORTED)
     names: list[str] = verdicts.filter(wanted)["variant"].to_pylist()
     return names
-
-
-def gate_met(verdicts: pa.Table, stage: str) -> bool:
-    """Whether the evidence supports this stage for at least one variant."""
-    return bool(supported_variants(verdicts, stage))

@@ -97,7 +97,7 @@ def test_the_report_is_where_the_last_line_says(finished: SimpleNamespace) -> No
     lines = finished.screen.strip().splitlines()
     page = Path(lines[-1].removeprefix("report: "))
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    assert re.fullmatch(r"time: \d+:\d\d in all; training .*; everything else \d+%", lines[-2])
+    assert re.fullmatch(r"time: (\d+ min )?[\d.]+ s in all; training .*; everything else \d+%", lines[-2])
 
 
 def test_a_terminal_shows_one_live_line(finished: SimpleNamespace) -> None:

@@ -81,7 +81,7 @@ def test_the_least_stage_that_fits_and_why():
         chosen, why = least_stage([small, big], asked, "fp32", memory)
         assert chosen == stage
         assert f"ZeRO stage {stage}: the largest arm, independent, needs" in why
-        assert f"of {memory / 2**30:.2g} GiB" in why
+        assert f" of {memory / 1e6:.3g} MB a worker" in why
     away = training(WIDE, 2, workers=8, zero_stage="auto", offload_optimizer=True)
     assert [need.stage for need in needs([small, big], away, "fp32")] == [1, 2, 3]
     assert least_stage([small, big], away, "fp32", 100 * GB)[0] == 1
@@ -113,11 +113,11 @@ def test_a_trial_that_does_not_fit_says_what_is_largest_and_what_to_change(error
     one = arm(WIDE, build_sharing("independent", 2))
     for sequences, part, change in ((64, "activations", "sequences_per_pass"), (1, "optimizer", "offload_optimizer")):
         asked = training(WIDE, sequences, zero_stage=0)
-        size = getattr(parts(one, asked, "fp32", 0), part) / 2**30
+        size = getattr(parts(one, asked, "fp32", 0), part) / 1e6
         with pytest.raises(ShareLMError) as said, explain_lack_of_memory("independent.s0", one, asked, "fp32"):
             raise error
         assert str(said.value).startswith("independent.s0 does not fit into memory here: by the closed forms it needs ")
-        assert f"GiB a worker at ZeRO stage 0; the largest part is {part}, {size:.2g} GiB: set " in str(said.value)
+        assert f"MB a worker at ZeRO stage 0; the largest part is {part}, {size:.3g} MB: set " in str(said.value)
         assert change in str(said.value)
         assert f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})" in str(said.value)
 

@@ -1,6 +1,8 @@
 """A study's tree: what it refuses and how it says so; its arms, twins and trials."""
 
 import copy
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -315,3 +317,9 @@ def test_every_example_is_a_study(path):
     study = load_study(path)
     assert study.name == path.stem
     assert len(expand(study).comparisons) == len(study.variant) * len(study.twins.axes)
+
+
+def test_each_part_of_a_study_loads_by_itself():
+    for module in ("load", "tree", "variant", "describe"):
+        code = f"import sys, sharelm.study.{module}; assert not {{'torch', 'pyarrow', 'numpy'}} & set(sys.modules)"
+        subprocess.run([sys.executable, "-c", code], check=True)

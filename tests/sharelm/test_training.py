@@ -391,7 +391,7 @@ def test_order_covers_every_row_once_an_epoch(rows: int, share: int, world: int,
 @given(st.integers(8, 200), st.integers(0, 4), st.sampled_from(["cosine", "warmup_stable_decay"]), st.floats(0, 1))
 def test_rate_warms_up_holds_and_ends_at_the_floor(steps: int, warmup: int, schedule: str, floor: float) -> None:
     training = small_study(
-        tokens=128 * steps, warmup_steps=warmup, schedule=schedule, final_learning_rate_fraction=floor
+        tokens=128 * steps, warmup_steps=warmup, learning_rate_schedule=schedule, final_learning_rate_fraction=floor
     ).training
     rates = [learning_rate(training, step) for step in range(steps)]
     assert rates[:warmup] == sorted(rates[:warmup])

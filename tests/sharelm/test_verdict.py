@@ -4,7 +4,7 @@ import pytest
 from sharelm.errors import InputError
 from sharelm.study import expand
 from sharelm.tables import TABLES
-from sharelm.verdict import gate_met, supported_variants
+from sharelm.verdict import supported_variants
 from tests.sharelm.verdict_helpers import LOSSES, STUDY, compared, only, served, study_of, trained, verdict
 
 
@@ -231,7 +231,7 @@ def test_a_stage_is_supported_up_to_the_first_thing_it_lacks(evidence, supported
     for row in rows[supported + 1 :]:
         assert row["sentence"].startswith(STAGES[supported].replace("_", " ").capitalize() + " comes first.")
     for at, stage in enumerate(STAGES):
-        assert gate_met(found, stage) == (at < supported)
+        assert bool(supported_variants(found, stage)) == (at < supported)
 
 
 def test_a_later_gate_that_is_easier_still_waits_for_the_earlier():
@@ -245,7 +245,7 @@ def test_a_gate_names_the_variants_it_supports():
     assert supported_variants(found, "everywhere") == ["cycle"]
     assert supported_variants(verdict(study), "everywhere") == ["albert", "cycle"]
     with pytest.raises(InputError, match=r"stage = 'pilot'.*proof_of_concept"):
-        gate_met(found, "pilot")
+        supported_variants(found, "pilot")
 
 
 def test_comparisons_of_another_study_are_refused():
