@@ -87,9 +87,10 @@ def ray_train(setting: Setting, scheme: str) -> dict[str, Any]:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from jobs.load import LoadOfOthers
     from jobs.session import ray_session
 
-    with tempfile.TemporaryDirectory() as folder, ray_session():
+    with tempfile.TemporaryDirectory() as folder, ray_session(LoadOfOthers(), print):
         path = Path(folder, "found.json")
 
         def worker() -> None:

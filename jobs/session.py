@@ -7,12 +7,13 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import ray
 
+from jobs.load import LoadOfOthers, set_spinning
 from sharelm.errors import InputError
 
 
@@ -30,18 +31,18 @@ def _reach(address: str) -> None:
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session(load: LoadOfOthers, say: Callable[[str], None]) -> Iterator[None]:
     """Join `RAY_ADDRESS`, or start a Ray of this process's own on loopback and stop it afterwards.
 
     Inside, standard output is standard error: Ray prints a dead node's last words there, and a driver's output is its
-    answer alone.
+    answer alone. `say` tells the user where other processes keep this machine busy, by the `load` so far.
     """
-    with redirect_stdout(sys.stderr), _ray():
+    with redirect_stdout(sys.stderr), _ray(load, say):
         yield
 
 
 @contextmanager
-def _ray() -> Iterator[None]:
+def _ray(load: LoadOfOthers, say: Callable[[str], None]) -> Iterator[None]:
     """The embedded one keeps its dashboard: without it Ray Train floods the log with failed state queries."""
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -65,6 +66,9 @@ def _ray() -> Iterator[None]:
         return
     # Ray would run workers at niceness 15: whatever else runs here would then stop a step at its slowest thread
     os.environ.setdefault("RAY_worker_niceness", "0")
+    busy = set_spinning(load.cpus())
+    if busy is not None:
+        say(busy)
     with tempfile.TemporaryDirectory(prefix="slm-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ray.init(address="local", _temp_dir=folder, _node_ip_address="127.0.0.1", include_dashboard=True, **quiet)
         try:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from jobs.load import LoadOfOthers
 from jobs.prepare import asked, check_recorded, prepare_data
 from jobs.program import program
 from sharelm.errors import InputError, ShareLMError
@@ -305,7 +306,7 @@ def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
     """
     from jobs.progress import Progress
 
-    started = psutil.Process().create_time()
+    started, load = psutil.Process().create_time(), LoadOfOthers()
     study, base, store, data = this = asked(path, uri)
     step = report_step(study, data, base)
     found = store.find("reports", study.name, step)
@@ -317,7 +318,7 @@ def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
         progress.show("starting Ray")
         from jobs.session import ray_session
 
-        with ray_session():
+        with ray_session(load, progress.stage):
             driver = Driver(study, base, store, data, items, progress)
             revision = record_study(store, study, str(path))
             driver.run()

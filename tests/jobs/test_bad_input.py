@@ -31,7 +31,7 @@ class RayStartedError(Exception):
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Call it with a study's path and a store: the sentence it is refused with, without any Ray."""
 
-    def no_ray() -> None:
+    def no_ray(*_) -> None:
         raise RayStartedError
 
     monkeypatch.setattr(jobs.session, "ray_session", no_ray)

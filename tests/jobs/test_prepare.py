@@ -50,7 +50,7 @@ def test_the_driver_finds_what_was_prepared(tmp_path: Path, monkeypatch: pytest.
     class RayStartedError(Exception):
         pass
 
-    def no_ray() -> None:
+    def no_ray(*_) -> None:
         raise RayStartedError
 
     monkeypatch.setattr(jobs.session, "ray_session", no_ray)
