@@ -20,8 +20,8 @@ from sharelm.tables import TABLES
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a measurement reads and writes, and what it runs on."""
+class TaskContext:
+    """What every scoring and cost task is told: where it reads and writes, and what it runs on."""
 
     study: Study
     store: str
@@ -40,21 +40,21 @@ def _weights(store: Store, study: str, step: str) -> Path:
 
 
 @contextmanager
-def _device(place: Place) -> Iterator[None]:
-    """The device as the place has it; its memory is given back to the processes that come after."""
+def _device(context: TaskContext) -> Iterator[None]:
+    """The device as the task is to use it; its memory is given back to the processes that come after."""
     import torch
 
-    if place.machine.device == "cpu":
-        torch.set_num_threads(place.threads)
+    if context.machine.device == "cpu":
+        torch.set_num_threads(context.threads)
     yield
-    if place.machine.device == "cuda":
+    if context.machine.device == "cuda":
         torch.cuda.empty_cache()
 
 
 # max_calls = 0: a GPU task would be a process of its own, which spends seconds on imports and on CUDA
 @ray.remote(max_retries=2, max_calls=0)
 def score_trial(
-    place: Place, trial: Trial, trial_step: str, task: Task, items: list[Any], shard_index: int, step: str
+    context: TaskContext, trial: Trial, trial_step: str, task: Task, items: list[Any], shard_index: int, step: str
 ) -> None:
     """Score one trial on one shard of a task's items and commit the rows."""
     from sharelm.data import open_corpus
@@ -62,16 +62,16 @@ def score_trial(
     from sharelm.evaluation.decoder import DecoderScorer
     from sharelm.model import load_model
 
-    store, study = open_store(place.store), place.study.name
+    store, study = open_store(context.store), context.study.name
     if store.find("scores", study, step) is not None:
         return
     weights = _weights(store, study, trial_step)
-    data = store.find("data", study, place.data)
+    data = store.find("data", study, context.data)
     assert data is not None  # a trial is trained on them
     tokenizer = open_corpus(store, data).tokenizer
-    with _device(place), busy(place.board, "evaluation"):
-        model = load_model(weights, place.machine.device, place.machine.precision)
-        scorer = DecoderScorer(model, tokenizer, place.study.evaluation.tokens_per_batch)
+    with _device(context), busy(context.board, "evaluation"):
+        model = load_model(weights, context.machine.device, context.machine.precision)
+        scorer = DecoderScorer(model, tokenizer, context.study.evaluation.tokens_per_batch)
         rows = score(scorer, shard(items, shard_index, task.shards))
         del model, scorer
     names = {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed, "task": task.name, "kind": task.kind}
@@ -85,15 +85,15 @@ def score_trial(
 class CostMeter:
     """Measures costs one after another in one process on one GPU: models that are compared meet the same one."""
 
-    def measure(self, place: Place, trial: Trial, trial_step: str, workload: Workload, step: str) -> None:
+    def measure(self, context: TaskContext, trial: Trial, trial_step: str, workload: Workload, step: str) -> None:
         """Measure one trial under one workload and commit the row."""
         from sharelm.cost import measure
 
-        store, study = open_store(place.store), place.study.name
+        store, study = open_store(context.store), context.study.name
         if store.find("costs", study, step) is not None:
             return
         weights = _weights(store, study, trial_step)
-        with _device(place), busy(place.board, "cost"):
-            row = measure(weights, workload, place.machine, place.study.cost)
+        with _device(context), busy(context.board, "cost"):
+            row = measure(weights, workload, context.machine, context.study.cost)
         row |= {"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed}
         store.commit_rows("costs", study, step, pa.Table.from_pylist([row], schema=TABLES["costs"]))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jobs.progress import Progress
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """A study, the folder it is in, a store that takes writes, and the step of the study's data."""
 
     study: Study
@@ -29,14 +29,14 @@ class Asked(NamedTuple):
     data: str
 
 
-def asked(path: Path, uri: str) -> Asked:
-    """What is asked; raises where the study, its sources or the store cannot be read, or the store written."""
+def read_request(path: Path, uri: str) -> Request:
+    """The request of a user; raises where the study, its sources or the store cannot be read, or the store written."""
     from sharelm.data import data_spec
 
     study, base = load_study(path), path.resolve().parent
     store = open_store(uri)
     store.check_writable()
-    return Asked(study, base, store, digest(data_spec(study.data, study.model.context, base)))
+    return Request(study, base, store, digest(data_spec(study.data, study.model.context, base)))
 
 
 def check_recorded(study: Study, store: Store, origin: str) -> None:
@@ -46,11 +46,11 @@ def check_recorded(study: Study, store: Store, origin: str) -> None:
         store.read(table, study.name)
 
 
-def prepare_data(asked: Asked, progress: Progress) -> tuple[Manifest, dict[str, list[Any]]]:
+def prepare_data(request: Request, progress: Progress) -> tuple[Manifest, dict[str, list[Any]]]:
     """Commit the data where they are not; what every task finds to score in them, by the task's name."""
     from sharelm.data import open_corpus, prepare
 
-    study, base, store, data = asked
+    study, base, store, data = request
     manifest = store.find("data", study.name, data)
     if manifest is None:
         progress.stage("preparing data")
@@ -65,11 +65,11 @@ def prepare_study(path: Path, uri: str) -> tuple[Manifest, bool]:
     """The manifest of the study's data, and whether it was there already; the study is not recorded yet."""
     from jobs.progress import Progress
 
-    this = asked(path, uri)
-    check_recorded(this.study, this.store, str(path))
-    was_there = this.store.find("data", this.study.name, this.data) is not None
+    request = read_request(path, uri)
+    check_recorded(request.study, request.store, str(path))
+    was_there = request.store.find("data", request.study.name, request.data) is not None
     with Progress() as progress:
-        manifest, _ = prepare_data(this, progress)
+        manifest, _ = prepare_data(request, progress)
     return manifest, was_there
 
 

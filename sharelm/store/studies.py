@@ -68,4 +68,14 @@ def _newest(store: Store, name: str) -> tuple[int, Study | None]:
         tree = record["study"]
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{where} is not the record of a study ({type(error).__name__})") from error
-    return number, study_from_tree(tree, where)
+    return number, study_from_tree(_renamed(tree), where)
+
+
+def _renamed(tree: dict[str, Any]) -> dict[str, Any]:
+    """A recorded study by today's names of settings, so that what was recorded stays readable."""
+    parts = [(tree.get("training", {}), "schedule", "learning_rate_schedule")]
+    parts += [(variant, "lanes", "streams") for variant in tree.get("variant", [])]
+    for part, old, new in parts:
+        if old in part:
+            part[new] = part.pop(old)
+    return tree

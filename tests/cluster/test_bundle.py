@@ -39,7 +39,7 @@ def test_the_study_its_files_and_the_packages_travel(study_file, tmp_path):
     assert not [name for name in found if "__pycache__" in name]
     assert load_study(bundle / file) == load_study(path)
     # The driver starts from the bundle alone: -S and -E leave out this environment's own copy of the packages.
-    code = "import jobs, sharelm.study.trials; print(jobs.__file__, sharelm.__file__)"
+    code = "import jobs, sharelm.study.plan; print(jobs.__file__, sharelm.__file__)"
     sources = [found for found in sys.path if found.endswith("site-packages")]
     started = subprocess.run(
         [sys.executable, "-S", "-E", "-c", f"import sys; sys.path += {sources!r}; {code}"],

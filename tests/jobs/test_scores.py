@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from jobs.measure import Place, score_trial
-from jobs.prepare import asked, prepare_data
+from jobs.measure import TaskContext, score_trial
+from jobs.prepare import prepare_data, read_request
 from sharelm.machine import Machine
 from sharelm.model import Decoder, save_weights
 from sharelm.statistics import compare
@@ -33,18 +33,18 @@ def test_every_kind_of_task_is_scored_in_shards_and_compared(tmp_path: Path) -> 
     texts = [json.dumps({"text": "\n".join(lines[at : at + 20])}) for at in range(0, len(lines), 20)]
     (tmp_path / "long.jsonl").write_text("\n".join(texts), encoding="utf-8")
     (tmp_path / "open.jsonl").write_text("\n".join(map(json.dumps, OPEN)), encoding="utf-8")
-    this = asked(path, str(tmp_path / "store"))
-    study, store = this.study, this.store
-    data, items = prepare_data(this, SimpleNamespace(stage=lambda text: None))  # type: ignore[arg-type]
+    request = read_request(path, str(tmp_path / "store"))
+    study, store = request.study, request.store
+    data, items = prepare_data(request, SimpleNamespace(stage=lambda text: None))  # type: ignore[arg-type]
     board = SimpleNamespace(span=SimpleNamespace(remote=lambda *span: None))
-    place = Place(study, store.uri, data.step, Machine("cpu", "fp32", "a CPU"), 1, board)
+    context = TaskContext(study, store.uri, data.step, Machine("cpu", "fp32", "a CPU"), 1, board)
     for number, trial in enumerate(expand(study).trials):
         save_weights(Decoder(trial.arm.shape, trial.arm.sharing).initialise(trial.seed), tmp_path / WEIGHTS)
         store.commit(MODELS, study.name, f"trial{number}", {WEIGHTS: tmp_path / WEIGHTS})
         for task in study.evaluation.task:
             for shard in range(task.shards):
                 step = f"score{number}-{task.name}-{shard}"
-                score_trial._function(place, trial, f"trial{number}", task, items[task.name], shard, step)
+                score_trial._function(context, trial, f"trial{number}", task, items[task.name], shard, step)
 
     scores = store.read("scores", study.name)
     rows = scores.to_pylist()

@@ -17,7 +17,7 @@ from rich.console import Console
 import jobs.progress
 import jobs.study
 from jobs.board import Snapshot, Standing, covered
-from jobs.measure import CostMeter, Place
+from jobs.measure import CostMeter, TaskContext
 from jobs.progress import Progress
 from jobs.train import split
 from sharelm.errors import InputError, IntegrityError, ShareLMError, StoreError
@@ -222,10 +222,10 @@ def test_a_cost_that_cannot_be_measured_does_not_keep_the_others_from_it(
     monkeypatch.setattr("sharelm.cost.measure", measure)
     monkeypatch.setattr("jobs.measure._weights", lambda store, study, step: step)
     board = SimpleNamespace(span=SimpleNamespace(remote=lambda *span: None))
-    place = Place(study, str(tmp_path), "data", Machine("cpu", "fp32", "a CPU"), 1, board)
+    context = TaskContext(study, str(tmp_path), "data", Machine("cpu", "fp32", "a CPU"), 1, board)
     meter = CostMeter.__ray_metadata__.modified_class()
-    meter.measure(place, trial, "one", workload, "cost-one")
+    meter.measure(context, trial, "one", workload, "cost-one")
     with pytest.raises(RuntimeError, match="CUDA out of memory"):
-        meter.measure(place, trial, "two", workload, "cost-two")
-    meter.measure(place, trial, "three", workload, "cost-three")
+        meter.measure(context, trial, "two", workload, "cost-two")
+    meter.measure(context, trial, "three", workload, "cost-three")
     assert {manifest.step for manifest in store.manifests("costs", study.name)} == {"cost-one", "cost-three"}

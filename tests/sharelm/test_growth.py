@@ -205,3 +205,19 @@ def test_a_damaged_record_is_named(tmp_path):
     (tmp_path / "studies/study=quickstart/revision-0001.json").write_text("{")
     with pytest.raises(IntegrityError, match=r"revision-0001\.json is not the record of a study"):
         latest_study(store, "quickstart")
+
+
+def test_a_record_of_older_names_is_read_by_todays(tmp_path):
+    """Settings that were renamed: what was recorded stays readable, and the study goes on under its name."""
+    store = open_store(str(tmp_path))
+    record_study(store, QUICKSTART, "q.toml")
+    path = tmp_path / "studies/study=quickstart/revision-0001.json"
+    record = json.loads(path.read_text())
+    training = record["study"]["training"]
+    training["schedule"] = training.pop("learning_rate_schedule")
+    for variant in record["study"]["variant"]:
+        variant["lanes"] = variant.pop("streams")
+    path.unlink()
+    path.write_text(json.dumps(record))
+    assert latest_study(store, "quickstart") == QUICKSTART
+    assert record_study(store, QUICKSTART, "q.toml") == 1
