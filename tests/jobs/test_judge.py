@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,19 @@ def test_a_study_from_before_plans_is_judged_where_nothing_was_measured(finished
     old = finished.commit(REPORTS, "small", "first", {}, facts=facts)
     with pytest.raises(ShareLMError, match="kept no plan"):
         jobs.judge._plan(finished, old)
+
+
+def test_a_study_of_an_older_version_is_judged_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The English study as it was committed, by a version with other schemas and names of settings."""
+    with tarfile.open(Path(__file__).parents[2] / "docs/results/english/store.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    store = open_store(str(tmp_path))
+    assert jobs.judge.main(["--study", "english", "--store", str(tmp_path)]) == 0
+    assert "The full model's accuracy is not kept by any of the 10 variants" in capsys.readouterr().out
+    reports = sorted(store.manifests(REPORTS, "english"), key=lambda report: report.committed_at)
+    found = []
+    for report in (reports[-2], reports[-1]):
+        rows = store.read("verdicts", "english", steps=[report.step]).to_pylist()
+        found.append([(row["variant"], row["kind"], row["name"], row["outcome"]) for row in rows])
+    assert found[0] == found[1]
+    assert len(found[0]) > 50
