@@ -22,6 +22,9 @@ OUTSIDE = (
     "sharelm.reach",
     "sharelm.steps",
     "sharelm.store",  # moves bytes and checks them
+    "sharelm.tables",  # what columns mean; another schema has another version
+    "sharelm.tasks",  # what is said of kinds of task and of metrics
+    "sharelm.metrics",
     "sharelm.sharing.checks",  # refuses a study, or lets it through as it is
     "sharelm.sharing.drawing",
     "sharelm.study.node",  # what a setting may be; its value counts

