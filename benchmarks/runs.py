@@ -14,7 +14,7 @@ from sharelm.machine import Machine
 from sharelm.sharing import ModelShape
 from sharelm.study import Study, Trial, expand
 from sharelm.study.load import study_from_tree
-from sharelm.study.tree import STAGES
+from sharelm.study.thresholds import STAGES
 from sharelm.training.run import Run
 
 _124M = ModelShape(50_304, 768, 12, 12, 2048, 1024)

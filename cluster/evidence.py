@@ -11,7 +11,7 @@ from sharelm.store import Manifest, Store, open_store
 from sharelm.store.studies import latest_study
 from sharelm.study import load_study
 from sharelm.study.load import name_of
-from sharelm.study.tree import STAGES
+from sharelm.study.thresholds import STAGES
 from sharelm.tables import TABLES
 from sharelm.tables.findings import said
 from sharelm.words import say, spoken

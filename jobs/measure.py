@@ -15,7 +15,8 @@ from jobs.board import busy
 from sharelm.machine import Machine
 from sharelm.store import Store, open_store
 from sharelm.study import Study, Trial
-from sharelm.study.tree import Task, Workload
+from sharelm.study.cost import Workload
+from sharelm.study.evaluation import Task
 from sharelm.tables import TABLES
 
 

@@ -14,7 +14,9 @@ from sharelm.digest import code_digest, digest, package_digest
 from sharelm.errors import InputError
 from sharelm.machine import Machine
 from sharelm.study import Arm, Study, Trial, proxied
-from sharelm.study.tree import EXECUTION_SETTINGS, Task, Workload
+from sharelm.study.cost import Workload
+from sharelm.study.evaluation import Task
+from sharelm.study.tree import EXECUTION_SETTINGS
 
 _CACHES = ("sharelm.model.caches", "sharelm.model.generation")  # of decoding: no model is trained with them
 TRAIN, PROXY, SPEED = (

@@ -16,7 +16,7 @@ from sharelm.cost.money import cost_per_1m_tokens
 from sharelm.cost.serving import Request, Step, graphed
 from sharelm.machine import Machine
 from sharelm.model import Decoder, load_model
-from sharelm.study.tree import Cost, Workload
+from sharelm.study.cost import Cost, Workload
 
 WARM_UP_SECONDS = {"cpu": 1.0, "cuda": 3.0}  # an H200 served a third slower than later for its first two seconds
 

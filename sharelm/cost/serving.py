@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharelm.model import Decoder
-from sharelm.study.tree import Workload
+from sharelm.study.cost import Workload
 
 Step = Callable[[], Tensor]
 

@@ -29,7 +29,7 @@ from sharelm.data.workers import spread, workers
 from sharelm.digest import code_digest, digest
 from sharelm.errors import InputError
 from sharelm.store import Manifest, Store
-from sharelm.study.tree import Data
+from sharelm.study.data import Data
 
 Tokens = NDArray[np.unsignedinteger]
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharelm.errors import InputError
-from sharelm.study.tree import Source
+from sharelm.study.data import Source
 
 _FORMATS = ("txt", "jsonl", "parquet")
 _COMPRESSIONS = ("gz", "xz", "zst", "bz2")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sharelm.errors import InputError
-from sharelm.study.tree import Source
+from sharelm.study.data import Source
 
 
 def _library() -> Any:

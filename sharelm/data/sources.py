@@ -11,7 +11,7 @@ from typing import Any
 from sharelm.data import builtin, files, hub
 from sharelm.data.documents import Document, draw
 from sharelm.errors import InputError
-from sharelm.study.tree import Source
+from sharelm.study.data import Source
 
 _PYTHON = "builtin:python"
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sharelm.data import Corpus
 from sharelm.errors import InputError
 from sharelm.evaluation.questions import read_answers, read_questions
-from sharelm.study.tree import Task
+from sharelm.study.evaluation import Task
 
 PASSAGE_CHARACTERS = 300  # a passage is at least this long before its last word; LAMBADA's are 75 words on average
 

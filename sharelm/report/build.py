@@ -22,7 +22,7 @@ from sharelm.report.settings import compare_settings, to_toml
 from sharelm.report.summary import ArmFigures, Row, Summary, summarise
 from sharelm.sharing.drawing import degrees
 from sharelm.study import Arm, Plan, Study
-from sharelm.study.tree import STAGES
+from sharelm.study.thresholds import STAGES
 from sharelm.study.twins import TOLERANCE
 from sharelm.tables.findings import Finding, said
 from sharelm.words import Line, lack, listed, name_of, say, say_it, sentence, spoken

@@ -13,7 +13,7 @@ from sharelm.metrics import METRICS, MetricKind
 from sharelm.statistics.intervals import Floats, document_standard_errors, interval, outcome, seed_standard_error
 from sharelm.statistics.panel import Metric, Panel, build_panel
 from sharelm.study import Comparison, Plan, Study
-from sharelm.study.tree import Task
+from sharelm.study.evaluation import Task
 from sharelm.tables import TABLES
 
 ALL = "all"

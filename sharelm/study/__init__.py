@@ -4,8 +4,9 @@ from sharelm.study.arm import Arm
 from sharelm.study.load import load_study
 from sharelm.study.plan import Comparison, Measured, Plan, Trial, expand, plan_from_tree, timed_pairs
 from sharelm.study.proxies import proxied, proxies
-from sharelm.study.tree import Speeds, Study
+from sharelm.study.tree import Study
 from sharelm.study.tune import Tried, Tuning, tuning
+from sharelm.study.twins import Speeds
 
 __all__ = [
     "Arm",

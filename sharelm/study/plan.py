@@ -10,9 +10,10 @@ from pydantic import TypeAdapter
 
 from sharelm.sharing import ModelShape, Sharing, build_sharing
 from sharelm.study.arm import REFERENCE, Arm, Model, Role
-from sharelm.study.tree import Axis, Speeds, Study
+from sharelm.study.thresholds import Axis
+from sharelm.study.tree import Study
 from sharelm.study.tune import Tuning
-from sharelm.study.twins import AXES, parameters_model
+from sharelm.study.twins import AXES, Speeds, parameters_model
 
 
 @dataclass(frozen=True)

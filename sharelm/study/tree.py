@@ -5,19 +5,19 @@ Every setting is a field here, with its description and its default; `docs/study
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sharelm.errors import nearest
 from sharelm.sharing import ModelShape
 from sharelm.sharing.checks import check_shape
-from sharelm.study.node import Fraction, Name, Node, OneOf, Positive, Ratio, Tokens, Unit, unique
+from sharelm.study.cost import Cost
+from sharelm.study.data import Data
+from sharelm.study.evaluation import Evaluation
+from sharelm.study.node import Name, Node, Positive, Tokens, unique
+from sharelm.study.thresholds import STAGES, Axis, Kpi, Rollout
 from sharelm.study.training import Training
 from sharelm.study.variant import Variant
-from sharelm.tasks import TASK_KINDS, TaskKind
 
 # Settings that say how the work is carried out, not what is computed: they may change between runs, enter no digest.
 EXECUTION_SETTINGS = frozenset(
@@ -35,8 +35,6 @@ EXECUTION_SETTINGS = frozenset(
         "cost.assumed_tflops",
     }
 )
-STAGES = ("proof_of_concept", "important_workloads", "everywhere")
-Axis = Literal["depth", "parameters", "compute", "memory", "time"]  # what a variant and its twin have equal
 
 
 class About(Node):
@@ -55,73 +53,6 @@ class About(Node):
         if len(set(seeds)) != len(seeds):
             raise ValueError("the same seed twice is not two runs")
         return seeds
-
-
-class Source(Node):
-    """`[[data.source]]`: where documents come from."""
-
-    uri: str = Field(
-        min_length=1,
-        description="`builtin:python`; a file or glob (txt, jsonl, parquet; txt and jsonl also as .gz, .xz, .zst or "
-        ".bz2), relative to the study file; `s3://...`; or `hf:OWNER/NAME[/CONFIG][:SPLIT]`.",
-    )
-    domain: Name | None = Field(
-        default=None,
-        description="The kind of text; results are reported for each domain. Required for everything but "
-        "`builtin:python`, of which it picks `prose` or `code` (not set: both).",
-    )
-    text_field: str = Field(
-        default="text", description="The field of a JSON line, or the column of a table, that holds the text."
-    )
-    document_start: str | None = Field(
-        default=None,
-        description="A regular expression. A line of a txt file in which it is found begins a document. Not set: a "
-        "txt file is one document.",
-    )
-    split: Literal["auto", "training", "validation"] = Field(
-        default="auto",
-        description="Where the documents go. `auto`: `data.validation_fraction` of them are held out, by hash.",
-    )
-    max_bytes: Annotated[int, Field(gt=0), Unit("bytes")] | None = Field(
-        default=None, description="Use a sample of whole documents of at most this size. Not set: all of them."
-    )
-
-    @field_validator("document_start")
-    @classmethod
-    def _compiles(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from error
-        return pattern
-
-    @model_validator(mode="after")
-    def _domain_known(self) -> Source:
-        if self.domain is None and self.uri != "builtin:python":
-            raise ValueError('domain is missing: name the kind of text, for example domain = "books"')
-        return self
-
-
-class Data(Node):
-    """`[data]`: the corpora, how they are split, and the tokenizer."""
-
-    source: list[Source] = Field(min_length=1, description="One or more.")
-    vocabulary: Annotated[int, Field(ge=257), Unit("tokens")] = Field(
-        description="Entries of the tokenizer, exactly; the 256 bytes and the end-of-text token are among them."
-    )
-    tokenizer: str | None = Field(
-        default=None,
-        description="A `tokenizer.json` to use, relative to the study file. Not set: a byte-level BPE is trained on "
-        "the training documents.",
-    )
-    validation_fraction: Fraction = Field(
-        default=0.05, description="The part of the documents that is held out, of sources whose `split` is auto."
-    )
-    near_duplicate_similarity: Fraction = Field(
-        default=0.8,
-        description="Documents whose sets of word 5-grams have at least this Jaccard similarity go to the same split.",
-    )
 
 
 class Model(Node):
@@ -182,195 +113,6 @@ class Twins(Node):
         if len(set(ladder)) != len(ladder):
             raise ValueError("the same depth twice is one rung")
         return ladder
-
-
-class Task(Node):
-    """`[[evaluation.task]]`: one way of scoring a trial, on held-out text or on a file of items."""
-
-    name: Name = Field(description="The name of the task in all tables and in the report.")
-    kind: Annotated[str, OneOf(tuple(TASK_KINDS))] = Field(
-        description="Loss on held-out documents (exactly one task is of the kind `bits_per_byte`); the last word of "
-        "held-out passages; questions with choices from a file; or questions from a file whose answers are generated."
-    )
-    file: str | None = Field(
-        default=None,
-        description="For `multiple_choice` and `generation`, and required there: a JSONL file, one item a line (query, "
-        "choices and gold; or query and answer), relative to the study file.",
-    )
-    max_items: Annotated[int, Field(gt=0), Unit("items")] | None = Field(
-        default=None, description="Score at most this many items. Not set: all."
-    )
-    shards: Positive = Field(default=1, description="Tasks of the cluster into which the scoring of a trial is cut.")
-    max_new_tokens: Annotated[int, Field(gt=0), Unit("tokens")] | None = Field(
-        default=None, description="For `generation`, and required there: the most tokens of an answer."
-    )
-    stop: list[Annotated[str, Field(min_length=1)]] | None = Field(
-        default=None, description="For `generation`: an answer ends before the first of these texts."
-    )
-
-    @property
-    def traits(self) -> TaskKind:
-        """What is known of its kind."""
-        return TASK_KINDS[self.kind]
-
-    @field_validator("kind")
-    @classmethod
-    def _known_kind(cls, kind: str) -> str:
-        if kind not in TASK_KINDS:
-            raise ValueError(f"there is no such kind of task{nearest(kind, TASK_KINDS)}")
-        return kind
-
-    @model_validator(mode="after")
-    def _file_fits(self) -> Task:
-        reads_file = self.traits.reads == "file"
-        if reads_file and self.file is None:
-            raise ValueError(f"task {self.name!r} is {self.kind} and names no file")
-        if not reads_file and self.file is not None:
-            raise ValueError(f"task {self.name!r} is {self.kind}, which reads held-out documents, but names a file")
-        return self
-
-    @model_validator(mode="after")
-    def _answers_fit(self) -> Task:
-        if self.traits.generates and self.max_new_tokens is None:
-            raise ValueError(f"task {self.name!r} is {self.kind} and says no max_new_tokens")
-        for field in ("max_new_tokens", "stop"):
-            if not self.traits.generates and getattr(self, field) is not None:
-                raise ValueError(f"task {self.name!r} is {self.kind}, which generates nothing, but says {field}")
-        return self
-
-
-class Evaluation(Node):
-    """`[evaluation]`: the tasks, and how many tokens are scored at once."""
-
-    task: list[Task] = Field(min_length=1, description="One or more; more may be added later.")
-    tokens_per_batch: Tokens = Field(
-        default=8192, description="The most tokens that are scored at once, padding included."
-    )
-
-    @field_validator("task")
-    @classmethod
-    def _names_differ(cls, tasks: list[Task]) -> list[Task]:
-        unique([task.name for task in tasks], "task")
-        if sum(task.traits.decides for task in tasks) != 1:
-            deciding = " or ".join(kind.name for kind in TASK_KINDS.values() if kind.decides)
-            raise ValueError(
-                f"exactly one task of kind {deciding} is needed: the verdict rests on validation loss first"
-            )
-        return tasks
-
-    @property
-    def deciding(self) -> Task:
-        """The task that the verdict rests on first."""
-        return next(task for task in self.task if task.traits.decides)
-
-
-class Workload(Node):
-    """`[[cost.workload]]`: one kind of request whose serving is measured."""
-
-    name: Name = Field(description="The name of the workload in all tables and in the report.")
-    batch: Annotated[int, Field(gt=0), Unit("requests")] = Field(description="Requests that are served at once.")
-    prompt_tokens: Tokens = Field(description="Length of each prompt.")
-    new_tokens: Tokens = Field(description="Tokens generated for each prompt; with the prompt at most `model.context`.")
-    repeats: Annotated[int, Field(ge=3)] = Field(
-        default=10, description="How many times the workload is served and timed, after a warm-up."
-    )
-
-
-class Cost(Node):
-    """`[cost]`: the price of a device, and the requests whose serving is measured."""
-
-    price_per_hour: Annotated[float, Field(ge=0), Unit("`currency` an hour")] = Field(
-        description="The price of one worker's device; all money is computed from it."
-    )
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = Field(
-        default="USD", description="The currency of `price_per_hour`, three capital letters."
-    )
-    assumed_tflops: Annotated[float, Field(gt=0), Unit("TFLOP/s")] = Field(
-        description="What one worker sustains in training. Only `sharelm plan` uses it, to estimate hours."
-    )
-    workload: list[Workload] = Field(
-        min_length=1,
-        description="One or more; more may be added later. The first sets the memory axis.",
-    )
-
-    @field_validator("workload")
-    @classmethod
-    def _names_differ(cls, workloads: list[Workload]) -> list[Workload]:
-        unique([workload.name for workload in workloads], "workload")
-        return workloads
-
-
-class Accuracy(Node):
-    """`[kpi.accuracy]`: how much worse than its twin a variant may be and still count as not worse."""
-
-    loss_margin_nats: Annotated[float, Field(gt=0), Unit("nats a token")] = Field(
-        description="A variant is not worse where the interval of its loss difference lies below this."
-    )
-    task_margin: Annotated[float, Field(gt=0, lt=1), Unit("accuracy")] = Field(
-        default=0.02, description="The same for the accuracy of cloze and multiple-choice tasks: 0.02 is two points."
-    )
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
-        default=0.95,
-        description="Confidence of the intervals. For the losses over all domains it is that of all comparisons "
-        "together (Bonferroni).",
-    )
-
-
-class InferenceCost(Node):
-    """`[kpi.inference_cost]`: the largest ratios of a variant's serving costs to its same-depth twin's."""
-
-    memory_ratio_max: Ratio = Field(description="Of peak memory while serving, for every workload.")
-    cost_per_token_ratio_max: Ratio = Field(description="Of the cost of a generated token, for every workload.")
-
-
-class Upkeep(Node):
-    """`[kpi.upkeep]`: the largest ratios to the same-depth twin, for retraining and keeping the model."""
-
-    training_cost_ratio_max: Ratio = Field(description="Of the cost of training.")
-    stored_bytes_ratio_max: Ratio = Field(description="Of the size of the stored weights.")
-    loss_spikes_max: Annotated[int, Field(ge=0), Unit("steps")] = Field(
-        default=0, description="The most loss spikes (`training.spike_factor`) in any trial of the variant."
-    )
-
-
-class Kpi(Node):
-    """`[kpi]`: thresholds fixed before training; every ratio is variant over same-depth twin."""
-
-    accuracy: Accuracy
-    inference_cost: InferenceCost
-    upkeep: Upkeep
-
-
-class Gate(Node):
-    """`[rollout.STAGE]`: what the evidence must show before the stage is supported."""
-
-    kpis: list[Literal["accuracy", "inference_cost", "upkeep"]] = Field(
-        min_length=1, description="The KPIs that must be met."
-    )
-    seeds: Positive = Field(default=1, description="The fewest seeds that must have been compared.")
-    training_tokens: Annotated[int, Field(ge=0), Unit("tokens")] = Field(
-        default=0, description="The fewest tokens that the compared arms must have been trained on."
-    )
-    axes: list[Axis] = Field(
-        default_factory=list,
-        description="Axes besides depth on which the loss must be better or not worse; each is in `twins.axes`.",
-    )
-
-
-class Rollout(Node):
-    """`[rollout]`: the stages of a roll-out in their order; each needs the one before it."""
-
-    proof_of_concept: Gate
-    important_workloads: Gate
-    everywhere: Gate
-
-
-@dataclass(frozen=True)
-class Speeds:
-    """Training tokens per second, measured one after the other on one machine."""
-
-    variant: float
-    twin: float
 
 
 class Study(Node):

@@ -8,10 +8,19 @@ from functools import cache
 
 from sharelm.sharing import Footprint, ModelShape, Sharing, build_sharing, footprint
 from sharelm.study.arm import REFERENCE, Arm
-from sharelm.study.tree import Axis, Speeds, Study
+from sharelm.study.thresholds import Axis
+from sharelm.study.tree import Study
 
 TOLERANCE = 0.01  # an axis that is further off is flagged
 _FEED_FORWARD_STEP = 8
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Training tokens per second, measured one after the other on one machine."""
+
+    variant: float
+    twin: float
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharelm.errors import InputError
-from sharelm.study.tree import STAGES, Gate
+from sharelm.study.thresholds import STAGES, Gate
 from sharelm.tables.findings import Finding
 from sharelm.verdict.finding import KEPT, MET, Evidence
 

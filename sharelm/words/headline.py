@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from sharelm.study import Study
-from sharelm.study.tree import STAGES
+from sharelm.study.thresholds import STAGES
 from sharelm.tables.findings import Finding, Said, said
 from sharelm.words.say import listed, say
 

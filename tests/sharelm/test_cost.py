@@ -9,7 +9,7 @@ from sharelm.cost.serving import Request, graphed
 from sharelm.machine import Machine
 from sharelm.model import save_weights
 from sharelm.sharing import footprint
-from sharelm.study.tree import Cost, Workload
+from sharelm.study.cost import Cost, Workload
 from sharelm.tables import TABLES
 from tests.sharelm.models import SHAPE, SHARINGS, decoder, fitting
 

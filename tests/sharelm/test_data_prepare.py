@@ -24,7 +24,7 @@ from sharelm.data.shards import write_shards
 from sharelm.data.tokenizer import END_OF_TEXT, PIECE, Encoder, encoded, end_of_text, tokenizer_from, train_tokenizer
 from sharelm.errors import InputError, ShareLMError
 from sharelm.store import open_store
-from sharelm.study.tree import Data
+from sharelm.study.data import Data
 
 CONTEXT = 16
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -133,7 +133,7 @@ def test_the_spec_knows_content_and_settings_but_no_place(base, tmp_path):
 def test_two_processes_make_the_same_bytes(base, tmp_path):
     script = (
         "import sys; from pathlib import Path; from sharelm.data import prepare; from sharelm.store import open_store\n"
-        "from sharelm.study.tree import Data\n"
+        "from sharelm.study.data import Data\n"
         f"data = Data.model_validate({data().model_dump()!r})\n"
         "made = prepare(data, 16, Path(sys.argv[1]), open_store(sys.argv[2]), 's')\n"
         "print(made.step, [(file.name, file.sha256) for file in made.files])"

@@ -25,7 +25,7 @@ from sharelm.data import read_documents
 from sharelm.data.documents import Document
 from sharelm.data.sources import fingerprint, sample
 from sharelm.errors import InputError
-from sharelm.study.tree import Source
+from sharelm.study.data import Source
 
 COMPRESS = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress, "zst": zstandard.compress}
 TEXTS = ["Der Käse\nist gegessen.\n", "two", "三つ目"]
@@ -219,7 +219,7 @@ def test_max_bytes_takes_half_of_each_builtin_domain(builtin):
 
 def test_one_domain_of_the_builtin_is_the_same_in_another_process(builtin):
     script = (
-        "from pathlib import Path; from sharelm.data import read_documents; from sharelm.study.tree import Source\n"
+        "from pathlib import Path; from sharelm.data import read_documents; from sharelm.study.data import Source\n"
         "for d in read_documents(Source(uri='builtin:python', domain='code'), Path()): print(d.digest)"
     )
     other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

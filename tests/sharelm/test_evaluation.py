@@ -19,7 +19,8 @@ from sharelm.evaluation.items import BUILDERS, passages
 from sharelm.model import Decoder
 from sharelm.sharing import ModelShape, build_sharing
 from sharelm.store import open_store
-from sharelm.study.tree import Data, Task
+from sharelm.study.data import Data
+from sharelm.study.evaluation import Task
 from sharelm.tasks import TASK_KINDS
 from tests.sharelm.models import decoder
 

@@ -195,7 +195,7 @@ LEARNING = {"train", "proxy", "speed"}
         ("sharelm/study/packing.py", "TOGETHER = 2", "TOGETHER = 3"),
         ("sharelm/store/s3.py", '"""', '""" '),
         ("sharelm/training/engine.py", "would apply an old gradient", "applies an old gradient"),
-        ("sharelm/study/tree.py", "which reads held-out documents, but names a file", "but names a file"),
+        ("sharelm/study/evaluation.py", "which reads held-out documents, but names a file", "but names a file"),
         ("sharelm/metrics.py", '"held-out loss"', '"loss"'),
         ("sharelm/tasks.py", "chance=0.0", "chance=0.1"),
     ],

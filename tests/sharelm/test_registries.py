@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sharelm.metrics import DECIDING, METRICS
-from sharelm.study.tree import Accuracy
+from sharelm.study.thresholds import Accuracy
 from sharelm.tables import TABLES
 from sharelm.tasks import TASK_KINDS
 from tests.sharelm.report_helpers import reported, study_of

@@ -13,7 +13,7 @@ from sharelm.report.caveats import axis_words, caveats, scope
 from sharelm.report.summary import summarise
 from sharelm.study import Plan, Speeds, expand
 from sharelm.study.load import study_from_tree
-from sharelm.study.tree import STAGES
+from sharelm.study.thresholds import STAGES
 from sharelm.words import name_of, say_it
 from tests.sharelm import synthetic
 from tests.sharelm.report_helpers import study_of

@@ -1,0 +1,91 @@
+"""`[evaluation]`: the tasks that every trial is scored on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from sharelm.errors import nearest
+from sharelm.study.node import Name, Node, OneOf, Positive, Tokens, Unit, unique
+from sharelm.tasks import TASK_KINDS, TaskKind
+
+
+class Task(Node):
+    """`[[evaluation.task]]`: one way of scoring a trial, on held-out text or on a file of items."""
+
+    name: Name = Field(description="The name of the task in all tables and in the report.")
+    kind: Annotated[str, OneOf(tuple(TASK_KINDS))] = Field(
+        description="Loss on held-out documents (exactly one task is of the kind `bits_per_byte`); the last word of "
+        "held-out passages; questions with choices from a file; or questions from a file whose answers are generated."
+    )
+    file: str | None = Field(
+        default=None,
+        description="For `multiple_choice` and `generation`, and required there: a JSONL file, one item a line (query, "
+        "choices and gold; or query and answer), relative to the study file.",
+    )
+    max_items: Annotated[int, Field(gt=0), Unit("items")] | None = Field(
+        default=None, description="Score at most this many items. Not set: all."
+    )
+    shards: Positive = Field(default=1, description="Tasks of the cluster into which the scoring of a trial is cut.")
+    max_new_tokens: Annotated[int, Field(gt=0), Unit("tokens")] | None = Field(
+        default=None, description="For `generation`, and required there: the most tokens of an answer."
+    )
+    stop: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        default=None, description="For `generation`: an answer ends before the first of these texts."
+    )
+
+    @property
+    def traits(self) -> TaskKind:
+        """What is known of its kind."""
+        return TASK_KINDS[self.kind]
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, kind: str) -> str:
+        if kind not in TASK_KINDS:
+            raise ValueError(f"there is no such kind of task{nearest(kind, TASK_KINDS)}")
+        return kind
+
+    @model_validator(mode="after")
+    def _file_fits(self) -> Task:
+        reads_file = self.traits.reads == "file"
+        if reads_file and self.file is None:
+            raise ValueError(f"task {self.name!r} is {self.kind} and names no file")
+        if not reads_file and self.file is not None:
+            raise ValueError(f"task {self.name!r} is {self.kind}, which reads held-out documents, but names a file")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_fit(self) -> Task:
+        if self.traits.generates and self.max_new_tokens is None:
+            raise ValueError(f"task {self.name!r} is {self.kind} and says no max_new_tokens")
+        for field in ("max_new_tokens", "stop"):
+            if not self.traits.generates and getattr(self, field) is not None:
+                raise ValueError(f"task {self.name!r} is {self.kind}, which generates nothing, but says {field}")
+        return self
+
+
+class Evaluation(Node):
+    """`[evaluation]`: the tasks, and how many tokens are scored at once."""
+
+    task: list[Task] = Field(min_length=1, description="One or more; more may be added later.")
+    tokens_per_batch: Tokens = Field(
+        default=8192, description="The most tokens that are scored at once, padding included."
+    )
+
+    @field_validator("task")
+    @classmethod
+    def _names_differ(cls, tasks: list[Task]) -> list[Task]:
+        unique([task.name for task in tasks], "task")
+        if sum(task.traits.decides for task in tasks) != 1:
+            deciding = " or ".join(kind.name for kind in TASK_KINDS.values() if kind.decides)
+            raise ValueError(
+                f"exactly one task of kind {deciding} is needed: the verdict rests on validation loss first"
+            )
+        return tasks
+
+    @property
+    def deciding(self) -> Task:
+        """The task that the verdict rests on first."""
+        return next(task for task in self.task if task.traits.decides)
