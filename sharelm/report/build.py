@@ -14,8 +14,8 @@ import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
+from sharelm import formats
 from sharelm.metrics import METRICS
-from sharelm.report import numbers
 from sharelm.report.caveats import axis_words, caveats, scope
 from sharelm.report.gallery import draw, main_rows
 from sharelm.report.settings import compare_settings, to_toml
@@ -79,15 +79,15 @@ def fact(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
         if name.endswith("seconds"):
-            return numbers.duration(value)
+            return formats.duration(value)
         if name.endswith("bytes"):
-            return numbers.si(value, "B")
+            return formats.si(value, "B")
         if name.endswith("share"):
-            return numbers.percent(value)
-        return numbers.count(value) if isinstance(value, int) else numbers.significant(value)
+            return formats.percent(value)
+        return formats.count(value) if isinstance(value, int) else formats.significant(value)
     if isinstance(value, (list, tuple)):
         return ", ".join(fact(name, item) for item in value) if len(value) < 9 else f"{len(value)} of them"
-    return numbers.NOTHING if value is None else str(value)
+    return formats.NOTHING if value is None else str(value)
 
 
 def fact_rows(facts: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
@@ -115,7 +115,7 @@ def _domain_rows(domains: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = fact_rows({name: value for name, value in facts.items() if name not in ("data", "missing", "chance")})
     wall, compute = facts.get("wall_seconds"), facts.get("compute_seconds")
-    return [*rows, ("Compute share", numbers.percent(compute / wall))] if wall and compute is not None else rows
+    return [*rows, ("Compute share", formats.percent(compute / wall))] if wall and compute is not None else rows
 
 
 def schedules(arm: Arm) -> str:
@@ -128,19 +128,19 @@ def schedules(arm: Arm) -> str:
 def amount(axis: str, value: float) -> str:
     """An axis's figure with its unit."""
     if axis == "compute":
-        return numbers.si(value, "FLOP", digits=5)
+        return formats.si(value, "FLOP", digits=5)
     if axis == "memory":
-        return numbers.si(value, "B", digits=5)
-    return numbers.duration(value) if axis == "time" else numbers.count(value)
+        return formats.si(value, "B", digits=5)
+    return formats.duration(value) if axis == "time" else formats.count(value)
 
 
 def ends(row: Row, places: int | None = None) -> str:
     """An interval of the `sharing_worth` table; an end that is not bounded is an ellipsis."""
     low, high = row["interval_low"], row["interval_high"]
     if low is None and high is None:
-        return numbers.NOTHING
+        return formats.NOTHING
     shown = [
-        "…" if end is None else numbers.significant(end) if places is None else numbers.decimals(end, places)
+        "…" if end is None else formats.significant(end) if places is None else formats.decimals(end, places)
         for end in (low, high)
     ]
     return " to ".join(shown)
@@ -285,16 +285,16 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "significant": numbers.significant,
-        "decimals": numbers.decimals,
-        "signed": numbers.signed,
-        "plain": numbers.plain,
-        "brief": numbers.brief,
-        "si": numbers.si,
-        "percent": numbers.percent,
-        "count": numbers.count,
-        "duration": numbers.duration,
-        "money": numbers.money,
+        "significant": formats.significant,
+        "decimals": formats.decimals,
+        "signed": formats.signed,
+        "plain": formats.plain,
+        "brief": formats.brief,
+        "si": formats.si,
+        "percent": formats.percent,
+        "count": formats.count,
+        "duration": formats.duration,
+        "money": formats.money,
         "outcome": outcome,
         "words": words,
         "heading": title,

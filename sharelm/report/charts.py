@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from sharelm.formats import plain, si, signed, significant
 from sharelm.report.drawing import Canvas, Chart, printable, short, spread
-from sharelm.report.numbers import plain, si, signed, significant
 
 VARIANT, TWIN, PARAMETERS_TWIN = "#b34700", "#0067a3", "#00705a"
 COMPUTE_TWIN, MEMORY_TWIN, TIME_TWIN = "#7a3e9d", "#6a6a6a", "#8a6d00"

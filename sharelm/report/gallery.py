@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sharelm.formats import brief, si, significant
 from sharelm.metrics import METRICS
 from sharelm.report.caveats import axis_words
 from sharelm.report.charts import (
@@ -25,7 +26,6 @@ from sharelm.report.charts import (
     storage,
 )
 from sharelm.report.drawing import Chart
-from sharelm.report.numbers import brief, si, significant
 from sharelm.report.summary import Row, Summary
 
 ALL = "all"

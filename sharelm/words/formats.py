@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
-NOTHING = "–"  # where there is no figure
+from sharelm import formats as written
 
 
 def number(value: float) -> str:
@@ -20,28 +19,24 @@ def percent_beside(ratio: float, most: str) -> str:
     return f"{float(f'{100 * ratio:.{digits}g}'):,.12g}"
 
 
-@cache
-def formats() -> dict[str, Callable[..., str]]:
-    """Every format by name; what follows the name in a slot are its arguments, as text."""
-    from sharelm.report import numbers  # here, since the report itself says things
-
-    return {
-        "count": lambda value: f"{value:,.0f}",
-        "number": number,
-        "plain": lambda value: f"{value:g}",
-        "signed": lambda value: f"{value:+.3f}",
-        "percent": lambda value: f"{100 * value:.4g}",
-        "brief_percent": lambda value: f"{100 * value:.3g}",
-        "limit_percent": lambda value: number(100 * value),
-        "whole_percent": lambda value: f"{100 * value:.0f}",
-        "tenths_percent": lambda value: f"{100 * value:.1f}",
-        "signed_tenths_percent": lambda value: f"{100 * value:+.1f}",
-        "percent_beside": percent_beside,
-        "thousandths": lambda value: f"{value:.3f}",
-        "brief": numbers.brief,
-        "duration": numbers.duration,
-        "share": lambda value, digits="2": numbers.percent(value, int(digits)),
-        "si": numbers.si,
-        "significant": lambda value, digits="3": numbers.significant(value, int(digits)),
-        "typeset_signed": numbers.signed,
-    }
+# Every format by name; what follows the name in a slot are its arguments, as text.
+FORMATS: dict[str, Callable[..., str]] = {
+    "count": lambda value: f"{value:,.0f}",
+    "number": number,
+    "plain": lambda value: f"{value:g}",
+    "signed": lambda value: f"{value:+.3f}",
+    "percent": lambda value: f"{100 * value:.4g}",
+    "brief_percent": lambda value: f"{100 * value:.3g}",
+    "limit_percent": lambda value: number(100 * value),
+    "whole_percent": lambda value: f"{100 * value:.0f}",
+    "tenths_percent": lambda value: f"{100 * value:.1f}",
+    "signed_tenths_percent": lambda value: f"{100 * value:+.1f}",
+    "percent_beside": percent_beside,
+    "thousandths": lambda value: f"{value:.3f}",
+    "brief": written.brief,
+    "duration": written.duration,
+    "share": lambda value, digits="2": written.percent(value, int(digits)),
+    "si": written.si,
+    "significant": lambda value, digits="3": written.significant(value, int(digits)),
+    "typeset_signed": written.signed,
+}

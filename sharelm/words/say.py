@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sharelm.formats import NOTHING
 from sharelm.tables.findings import Finding, Said, said
-from sharelm.words.formats import NOTHING, formats
+from sharelm.words.formats import FORMATS
 
 Entry = str | dict[str, str]  # a template, or one for each grammatical number
 
@@ -103,7 +104,7 @@ def _formatted(value: Any, how: str, *arguments: str) -> Any:
         return [_formatted(item, *arguments) for item in value]
     if how == "start":
         return str(value)[:1].upper() + str(value)[1:]
-    return NOTHING if value is None else formats()[how](value, *arguments)
+    return NOTHING if value is None else FORMATS[how](value, *arguments)
 
 
 _FILL = _Fill()

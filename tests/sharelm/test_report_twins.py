@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import pyarrow.compute as pc
 import pytest
 
+from sharelm.formats import si, significant
 from sharelm.report import build
-from sharelm.report.numbers import si, significant
 from sharelm.study import Measured, Speeds, expand
 from sharelm.study.load import study_from_tree
 from sharelm.verdict import decide
