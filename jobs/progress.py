@@ -79,5 +79,5 @@ class Progress:
         here = reached - sum(self._first.values())
         if here > 0:
             left = (sum(self._steps.values()) - reached) * (time.monotonic() - self._started) / here
-            text += f", about {duration(left)} left"
+            text += f", about {duration(round(left))} left"
         return text

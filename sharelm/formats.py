@@ -36,11 +36,11 @@ def si(value: float | None, unit: str = "", digits: int = 3) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a reader says them: "41 s", "3 min 20 s", "2 h 05 min"."""
+    """Seconds as a reader says them: "41.2 s", "3 min 20 s", "2 h 05 min"."""
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
-    if seconds < 60:
-        return f"{significant(seconds, 2 if seconds < 10 else 3)} s"
+    if seconds < 59.95:
+        return f"{significant(seconds, 2 if seconds < 10 else 3).removesuffix('.0')} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"

@@ -6,9 +6,9 @@ from sharelm.formats import NOTHING, duration, si, significant
 
 
 def test_durations():
-    seconds = [0, 0.44, 9.96, 41.2, 59.96, 60, 200, 3599.4, 3600, 36061, 3.6e6 * 1.5]
+    seconds = [0, 0.44, 9.96, 41.2, 55, 59.96, 60, 200, 3599.4, 3600, 36061, 3.6e6 * 1.5]
     assert [duration(s) for s in seconds] == [
-        "0 s", "0.44 s", "10 s", "41.2 s", "60.0 s", "1 min 0 s", "3 min 20 s", "59 min 59 s", "1 h 00 min",
+        "0 s", "0.44 s", "10 s", "41.2 s", "55 s", "1 min 0 s", "1 min 0 s", "3 min 20 s", "59 min 59 s", "1 h 00 min",
         "10 h 01 min", "1,500 h 00 min",
     ]  # fmt: skip
 
