@@ -29,6 +29,7 @@ SETTINGS = {
     "study-12k": Setting(_STUDY, 8, 24),
     "midi": Setting(ModelShape(8192, 256, 8, 8, 704, 256), 4, 16),
     "mini": Setting(ModelShape(4096, 128, 4, 4, 352, 128), 4, 32),
+    "quickstart": Setting(ModelShape(512, 64, 4, 2, 176, 64), 4, 32),
     "small": Setting(ModelShape(8192, 256, 8, 8, 704, 256), 8, 64),
     "tiny": Setting(ModelShape(512, 64, 4, 4, 128, 64), 2, 8),
 }

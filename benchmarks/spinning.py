@@ -1,6 +1,6 @@
 """What it costs that threads spin at a barrier, idle and beside a busy process: `python -m benchmarks.spinning`.
 
-The steps of a small trial on all CPUs, in a process of its own for each setting of GNU OpenMP (`GOMP_SPINCOUNT`;
+The steps of the quickstart's reference on all CPUs, in a process of its own for each setting of GNU OpenMP (`GOMP_SPINCOUNT`;
 `default` leaves it unset), idle and beside a process that only computes, in turn. Prints a row a setting, says whether
 all losses were the same to the bit, and ends with one JSON line. Nothing else should run on the machine.
 """
@@ -33,7 +33,7 @@ def steps(count: int) -> dict[str, Any]:
 
     torch.set_num_threads(os.cpu_count() or 1)
     join_alone()
-    run = run_of(MODELS["mini"], "independent", RandomRows(MODELS["mini"].model))
+    run = run_of(MODELS["quickstart"], "independent", RandomRows(MODELS["quickstart"].model))
     seconds, losses = [], []
     for step in range(WARM_UP + count):
         started = time.perf_counter()
