@@ -1,8 +1,9 @@
 """What it costs that threads spin at a barrier, idle and beside a busy process: `python -m benchmarks.spinning`.
 
-The steps of the quickstart's reference on all CPUs, in a process of its own for each setting of GNU OpenMP (`GOMP_SPINCOUNT`;
-`default` leaves it unset), idle and beside a process that only computes, in turn. Prints a row a setting, says whether
-all losses were the same to the bit, and ends with one JSON line. Nothing else should run on the machine.
+The steps of the quickstart's reference on all CPUs, in a process of its own for each setting of GNU OpenMP
+(`GOMP_SPINCOUNT`; `default` leaves it unset), idle and beside a process that only computes, in turn. Prints a row a
+setting, says whether all losses were the same to the bit, and ends with one JSON line. Nothing else should run on the
+machine.
 """
 
 from __future__ import annotations

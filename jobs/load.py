@@ -3,8 +3,8 @@
 On a CPU the threads of a step meet at a barrier after every operation, hundreds of times a step. The threads of GNU's
 OpenMP, which torch brings on Linux, spin there for about a millisecond before they sleep. Beside another busy process
 one of them often has no core. The others then spin until it has one, and a thread that has spun its share of time away
-waits for a core longer still: a step of the quickstart took 5 to 27 times as long on 2 CPUs. A thread that sleeps is
-woken ahead of a process that only computes.
+waits for a core longer still. A thread that sleeps is woken ahead of a process that only computes. The measurements
+are in docs/results/busy.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import time
 import psutil
 
 SPIN = "GOMP_SPINCOUNT"  # read once, when a process loads torch
-IDLE_SPINS = 3000  # as quick as the default on an idle machine; 1,000 made steps half again as long
-LOADED_SPINS = 0  # the quickest beside a busy process, three quarters slower on an idle machine
+IDLE_SPINS = 3000  # near the default on an idle machine; fewer are slower there, more are slower beside a load
+LOADED_SPINS = 0  # the quickest beside a busy process
 LOADED = 0.5  # CPUs
 LEAST_S = 0.5  # seconds that a measurement takes
 
