@@ -119,7 +119,7 @@ def plan_study(study: Study) -> dict[str, Any]:
         del tree["training"]["learning_rate"]
     return {
         "study": study.name,
-        "trials": [{"trial": trial.name, "arm": trial.arm.name, "seed": trial.seed} for trial in runs],
+        "trials": [trial.labels for trial in runs],
         "arms": list(planned.values()),
         "comparisons": [
             {

@@ -44,7 +44,20 @@ class Resources:
     @property
     def worker(self) -> dict[str, float]:
         """What Ray gives one training worker."""
-        return {"CPU": self.cpus_per_worker, **({"GPU": 1 / self.trials_per_gpu} if self.use_gpu else {})}
+        return self._with_gpu(self.cpus_per_worker, 1 / self.trials_per_gpu)
+
+    @property
+    def score(self) -> dict[str, float]:
+        """What Ray gives one evaluation task."""
+        return self._with_gpu(self.evaluation_cpus, 1)
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What Ray gives the process that measures costs."""
+        return self._with_gpu(self.cost_cpus, 1)
+
+    def _with_gpu(self, cpus: int, gpus: float) -> dict[str, float]:
+        return {"CPU": cpus, **({"GPU": gpus} if self.use_gpu else {})}
 
 
 def living_nodes() -> list[Node]:
@@ -100,6 +113,11 @@ def fit(training: Training, nodes: Sequence[Node]) -> Resources:
         parallel_groups=room // workers,
         trials_per_gpu=together if use_gpu else 1,
     )
+
+
+def here() -> NodeAffinitySchedulingStrategy:
+    """The driver's node, for what must live as long as the driver does; any other node may die."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def lacking(workers: int, have: Resources, nodes: Sequence[Node]) -> str | None:

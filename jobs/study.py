@@ -42,10 +42,10 @@ def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
         from jobs.session import ray_session
 
         with ray_session(load, progress.stage):
-            driver = Driver(study, base, store, data, items, progress)
+            driver = Driver(request, items, progress)
             revision = record_study(store, study, str(path))
-            driver.run()
-            return driver.finish(step, revision, started), False
+            plan, steps = driver.run()
+            return driver.finish(plan, steps, step, revision, started), False
 
 
 def _say(store: str, report: Manifest, was_there: bool) -> None:

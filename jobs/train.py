@@ -1,100 +1,113 @@
-"""Training on the cluster: groups of trials, each group one Ray Train worker group.
+"""Training on the cluster: groups of steps, each group one Ray Train worker group.
 
-A group trains its trials one after another, so that starting workers is paid once. When a worker dies Ray Train
-starts the group again: trials that are committed are skipped and the one that was hit goes on from its checkpoint.
+A group carries out its steps one after another, so that starting workers is paid once. When a worker dies Ray Train
+starts the group again: steps that are committed are skipped and the trial that was hit goes on from its checkpoint.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import ray
 
-from jobs.nodes import Resources
-from sharelm.machine import Machine
-from sharelm.store import open_store
-from sharelm.study import Arm, Study, Trial
+from jobs.context import Context
+from jobs.steps import Step
+from sharelm.store import Store, open_store
+
+if TYPE_CHECKING:
+    from sharelm.data import Corpus
+
+Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class Group:
-    """What one worker group trains or times, and all that its workers need to know."""
+def split(items: Sequence[Item], weights: Sequence[int], parallel: int, per_group: int) -> list[list[Item]]:
+    """Items in groups that take about as long: as many as run at once, a multiple where they would be too long.
 
-    study: Study
-    data: str
-    machine: Machine
-    store: str
-    have: Resources
-    board: Any
-    timed: tuple[tuple[Arm, Arm], ...] = ()  # a variant and its time twin's model, whose speeds are measured
-    proxies: tuple[Trial, ...] = ()  # whose losses choose learning rates
-    trials: tuple[Trial, ...] = ()
-
-
-def split(trials: Sequence[Trial], parallel: int, per_group: int) -> list[tuple[Trial, ...]]:
-    """The trials in groups that take about as long: as many as run at once, a multiple where they would be too long.
-
-    The longest trials are given away first, each to the group that has least to do (LPT scheduling); within a group
-    they run in the order in which they are asked for.
+    The heaviest items are given away first, each to the group that has least to do (LPT scheduling); within a group
+    they keep their order.
     """
-    rounds = -(-len(trials) // (parallel * per_group))
-    count = min(len(trials), parallel * rounds)
+    rounds = -(-len(items) // (parallel * per_group))
+    count = min(len(items), parallel * rounds)
     groups: list[list[int]] = [[] for _ in range(count)]
     loads = [0] * count
-    flops = [trial.arm.training_flops for trial in trials]
-    for number in sorted(range(len(trials)), key=lambda n: -flops[n]):
+    for number in sorted(range(len(items)), key=lambda n: -weights[n]):
         least = min((group for group in range(count) if len(groups[group]) < per_group), key=lambda g: loads[g])
         groups[least].append(number)
-        loads[least] += flops[number]
-    return [tuple(trials[number] for number in sorted(group)) for group in groups]
+        loads[least] += weights[number]
+    return [[items[number] for number in sorted(group)] for group in groups]
 
 
-def _train_worker(config: dict[str, Group]) -> None:
-    """Runs in every worker of the group."""
+def _measure_speeds(context: Context, step: Step, corpus: Corpus, store: Store) -> None:
+    from jobs.board import busy
+    from sharelm.training.speed import measure_speeds
+
+    with busy(context.board, "training"):
+        measure_speeds(context.study, step.payload, corpus, context.machine, store)
+
+
+def _train_proxy(context: Context, step: Step, corpus: Corpus, store: Store) -> None:
+    from sharelm.training.tune import train_proxy
+
+    _train(train_proxy, context, step, corpus, store)
+
+
+def _train_trial(context: Context, step: Step, corpus: Corpus, store: Store) -> None:
+    from sharelm.training.trial import train_trial
+
+    _train(train_trial, context, step, corpus, store)
+
+
+def _train(train: Callable[..., None], context: Context, step: Step, corpus: Corpus, store: Store) -> None:
+    from jobs.board import TrainingReporter
+
+    study, trial = context.study, step.payload
+    on_step = TrainingReporter(context.board, trial.arm.training(study.training).steps)
+    train(study, trial, corpus, context.data, context.machine, store, on_step)
+
+
+_TRAINING: dict[str, Callable[[Context, Step, Corpus, Store], None]] = {
+    "speed": _measure_speeds,
+    "proxy": _train_proxy,
+    "trial": _train_trial,
+}
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    """Runs in every worker of the group: carries out its steps together with the others."""
     import torch
     from torch.distributed import distributed_c10d
 
-    from jobs.board import TrainingReporter, busy
     from sharelm.data import open_corpus
-    from sharelm.training.speed import measure_speeds
-    from sharelm.training.trial import train_trial
-    from sharelm.training.tune import train_proxy
 
-    group = config["group"]
+    context: Context = config["context"]
     # DeepSpeed makes process groups of its own and gives them no time-out
-    patience = timedelta(seconds=group.study.training.stall_timeout_s)
+    patience = timedelta(seconds=context.study.training.stall_timeout_s)
     vars(distributed_c10d).update(default_pg_timeout=patience, default_pg_nccl_timeout=patience)
-    torch.set_num_threads(group.have.cpus_per_worker)
-    if group.machine.device != "cpu":
+    torch.set_num_threads(context.have.cpus_per_worker)
+    if context.machine.device != "cpu":
         import ray.train.torch
 
         torch.cuda.set_device(ray.train.torch.get_device())
-    store = open_store(group.store)
-    manifest = store.find("data", group.study.name, group.data)
+    store = open_store(context.store)
+    manifest = store.find("data", context.study.name, context.data)
     assert manifest is not None  # the driver prepares the data before it trains
     corpus = open_corpus(store, manifest)
-    for pair in group.timed:
-        with busy(group.board, "training"):
-            measure_speeds(group.study, pair, corpus, group.machine, store)
-    for train, trials in ((train_proxy, group.proxies), (train_trial, group.trials)):
-        for trial in trials:
-            on_step = TrainingReporter(group.board, trial.arm.training(group.study.training).steps)
-            train(group.study, trial, corpus, group.data, group.machine, store, on_step)
+    for step in config["steps"]:
+        _TRAINING[step.kind](context, step, corpus, store)
 
 
 @ray.remote(num_cpus=0)
-def train_group(group: Group) -> None:
-    """Time pairs of arms, train proxies or trials; returns when all of them are committed."""
+def train_group(context: Context, steps: Sequence[Step]) -> None:
+    """Carry out these steps of training in one worker group; returns when all of them are committed."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    have, training = group.have, group.study.training
+    have, training = context.have, context.study.training
     # of a process that is stopped
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(training.stall_timeout_s)
     # a process more for each group, that workers might ask whether their node is about to go: ours never do
@@ -102,18 +115,18 @@ def train_group(group: Group) -> None:
     with tempfile.TemporaryDirectory(prefix="sharelm-train-") as folder:
         TorchTrainer(
             _train_worker,
-            train_loop_config={"group": group},
+            train_loop_config={"context": context, "steps": steps},
             torch_config=TorchConfig(backend="nccl" if have.use_gpu else "gloo", timeout_s=training.stall_timeout_s),
             scaling_config=ScalingConfig(
                 num_workers=training.workers,
                 use_gpu=have.use_gpu,
-                resources_per_worker=have.worker,
+                resources_per_worker=dict(steps[0].resources),
                 placement_strategy=training.placement.upper(),
             ),
             # Checkpoints are the trial's own, in the store, so that workers on other nodes need not see this folder;
             # a name used twice would silently resume the old run.
             run_config=RunConfig(
-                name=f"{group.study.name}-{uuid4().hex[:8]}",
+                name=f"{context.study.name}-{uuid4().hex[:8]}",
                 storage_path=folder,
                 failure_config=FailureConfig(max_failures=training.max_failures),
             ),

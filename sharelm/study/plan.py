@@ -28,6 +28,11 @@ class Trial:
         """The trial's name, unique in its study."""
         return f"{self.arm.name}.s{self.seed}"
 
+    @property
+    def labels(self) -> dict[str, Any]:
+        """The columns that name the trial in the rows of every table."""
+        return {"trial": self.name, "arm": self.arm.name, "seed": self.seed}
+
 
 @dataclass(frozen=True)
 class Comparison:

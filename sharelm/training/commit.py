@@ -38,7 +38,7 @@ def commit_trial(loop: Loop, error: str | None) -> None:
     checkpoint.
     """
     store, study, run = loop.store, loop.run.study.name, loop.run
-    names = {"trial": run.trial.name, "arm": run.trial.arm.name, "seed": run.trial.seed}
+    names = run.trial.labels
     size = _commit_weights(loop, names) if error is None else None
     store.commit_rows("steps", study, loop.name, _steps(loop, names))
     if run.trial.arm.sharing.soft.on and error is None:

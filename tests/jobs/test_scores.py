@@ -7,8 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from jobs.measure import TaskContext, score_trial
+from jobs.context import Context
+from jobs.measure import score_model
+from jobs.nodes import Resources
 from jobs.prepare import prepare_data, read_request
+from jobs.steps import study_steps
 from sharelm.machine import Machine
 from sharelm.model import Decoder, save_weights
 from sharelm.statistics import compare
@@ -37,14 +40,15 @@ def test_every_kind_of_task_is_scored_in_shards_and_compared(tmp_path: Path) -> 
     study, store = request.study, request.store
     data, items = prepare_data(request, SimpleNamespace(stage=lambda text: None))  # type: ignore[arg-type]
     board = SimpleNamespace(span=SimpleNamespace(remote=lambda *span: None))
-    context = TaskContext(study, store.uri, data.step, Machine("cpu", "fp32", "a CPU"), 1, board)
-    for number, trial in enumerate(expand(study).trials):
-        save_weights(Decoder(trial.arm.shape, trial.arm.sharing).initialise(trial.seed), tmp_path / WEIGHTS)
-        store.commit(MODELS, study.name, f"trial{number}", {WEIGHTS: tmp_path / WEIGHTS})
-        for task in study.evaluation.task:
-            for shard in range(task.shards):
-                step = f"score{number}-{task.name}-{shard}"
-                score_trial._function(context, trial, f"trial{number}", task, items[task.name], shard, step)
+    have = Resources(False, cpus_per_worker=1, evaluation_cpus=1, cost_cpus=1, parallel_groups=1)
+    context = Context(study, store.uri, data.step, Machine("cpu", "fp32", "a CPU"), have, board)
+    for step in study_steps(expand(study), context, tmp_path):
+        if step.kind == "trial":
+            arm, seed = step.payload.arm, step.payload.seed
+            save_weights(Decoder(arm.shape, arm.sharing).initialise(seed), tmp_path / WEIGHTS)
+            store.commit(MODELS, study.name, step.name, {WEIGHTS: tmp_path / WEIGHTS})
+        elif step.kind == "score":
+            score_model._function(context, step, items[step.payload.task.name])
 
     scores = store.read("scores", study.name)
     rows = scores.to_pylist()

@@ -5,54 +5,50 @@ from __future__ import annotations
 import io
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 import jobs.progress
 import jobs.study
 from jobs.board import Snapshot, Standing, covered
-from jobs.measure import CostMeter, TaskContext
+from jobs.context import Context
+from jobs.measure import CostMeter
+from jobs.nodes import Resources
 from jobs.progress import Progress
+from jobs.steps import Costing, Step
 from jobs.train import split
 from sharelm.errors import InputError, IntegrityError, ShareLMError, StoreError
 from sharelm.machine import Machine
 from sharelm.store import Manifest, open_store
-from sharelm.study import Trial, expand
+from sharelm.study import expand
 from tests.sharelm.small import small_study
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 10))
 def test_groups_hold_every_trial_once_in_order_and_none_too_many(count: int, parallel: int, per_group: int) -> None:
-    arm = expand(small_study()).trials[0].arm
-    asked = [Trial(arm, seed) for seed in range(count)]
-    groups = split(asked, parallel, per_group)
-    assert sorted(trial.seed for group in groups for trial in group) == list(range(count))
+    groups = split(range(count), [7] * count, parallel, per_group)
+    assert sorted(number for group in groups for number in group) == list(range(count))
     sizes = [len(group) for group in groups]
     assert max(sizes) - min(sizes) <= 1  # all take as long
     assert max(sizes) <= per_group
     assert len(groups) % parallel == 0 or len(groups) == count  # no workers idle while a last group is trained
-    assert all([trial.seed for trial in group] == sorted(trial.seed for trial in group) for group in groups)
+    assert all(group == sorted(group) for group in groups)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 5))
-def test_groups_take_about_as_long(steps: list[int], parallel: int) -> None:
-    arm = expand(small_study()).trials[0].arm
-    asked = [Trial(replace(arm, tokens=arm.tokens * count), count) for count in steps]
-    loads = [sum(trial.seed for trial in group) for group in split(asked, parallel, 30)]
-    machines = min(parallel, len(steps))
-    assert max(loads) <= sum(steps) / machines + (1 - 1 / machines) * max(steps) + 1e-9  # Graham 1969
+def test_groups_take_about_as_long(flops: list[int], parallel: int) -> None:
+    loads = [sum(group) for group in split(flops, flops, parallel, 30)]
+    machines = min(parallel, len(flops))
+    assert max(loads) <= sum(flops) / machines + (1 - 1 / machines) * max(flops) + 1e-9  # Graham 1969
 
 
 def test_no_trial_is_no_group() -> None:
-    assert split([], 2, 4) == []
+    assert split([], [], 2, 4) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=12))
@@ -222,10 +218,15 @@ def test_a_cost_that_cannot_be_measured_does_not_keep_the_others_from_it(
     monkeypatch.setattr("sharelm.cost.measure", measure)
     monkeypatch.setattr("jobs.measure._weights", lambda store, study, step: step)
     board = SimpleNamespace(span=SimpleNamespace(remote=lambda *span: None))
-    context = TaskContext(study, str(tmp_path), "data", Machine("cpu", "fp32", "a CPU"), 1, board)
+    have = Resources(False, cpus_per_worker=1, evaluation_cpus=1, cost_cpus=1, parallel_groups=1)
+    context = Context(study, str(tmp_path), "data", Machine("cpu", "fp32", "a CPU"), have, board)
+    steps = {
+        model: Step("cost", "costs", f"cost-{model}", model, have.cost, Costing(trial, model, workload))
+        for model in ("one", "two", "three")
+    }
     meter = CostMeter.__ray_metadata__.modified_class()
-    meter.measure(context, trial, "one", workload, "cost-one")
+    meter.measure(context, steps["one"])
     with pytest.raises(RuntimeError, match="CUDA out of memory"):
-        meter.measure(context, trial, "two", workload, "cost-two")
-    meter.measure(context, trial, "three", workload, "cost-three")
+        meter.measure(context, steps["two"])
+    meter.measure(context, steps["three"])
     assert {manifest.step for manifest in store.manifests("costs", study.name)} == {"cost-one", "cost-three"}
