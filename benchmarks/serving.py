@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from benchmarks.plain import DEVICE, GPU, PRECISION
+from sharelm.artefact import MODELS, WEIGHTS
 from sharelm.cost import measure, measurement
 from sharelm.cost.serving import graphed
 from sharelm.machine import Machine
 from sharelm.store import Store, open_store
 from sharelm.store.studies import latest_study
 from sharelm.study import Study
-from sharelm.training.commit import MODELS, WEIGHTS
 
 WAYS = {"graphed": graphed, "one by one": lambda request: request.steps()}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,16 +12,9 @@ import ray
 from jobs.board import busy
 from jobs.context import Context
 from jobs.steps import Costing, Scoring, Step
-from sharelm.store import Store, open_store
+from sharelm.artefact import open_model
+from sharelm.store import open_store
 from sharelm.tables import TABLES
-
-
-def _weights(store: Store, study: str, step: str) -> Path:
-    from sharelm.training.trial import MODELS, WEIGHTS
-
-    manifest = store.find(MODELS, study, step)
-    assert manifest is not None  # a trial is committed after its weights
-    return store.fetch(manifest, WEIGHTS)
 
 
 @contextmanager
@@ -41,7 +33,7 @@ def _device(context: Context, step: Step) -> Iterator[None]:
 @ray.remote(max_retries=2, max_calls=0)
 def score_model(context: Context, step: Step, items: list[Any]) -> None:
     """Score a model on one shard of a task's items and commit the rows."""
-    from sharelm.data import open_corpus
+    from sharelm.data.tokenizer import tokenizer_from
     from sharelm.evaluation import score, shard
     from sharelm.evaluation.decoder import DecoderScorer
     from sharelm.model import load_model
@@ -50,16 +42,14 @@ def score_model(context: Context, step: Step, items: list[Any]) -> None:
     store, study = open_store(context.store), context.study.name
     if store.find(step.table, study, step.name) is not None:
         return
-    weights = _weights(store, study, what.model)
-    data = store.find("data", study, context.data)
-    assert data is not None  # a trial is trained on them
-    tokenizer = open_corpus(store, data).tokenizer
+    artefact = open_model(store, study, what.model)
     with _device(context, step), busy(context.board, "evaluation"):
-        model = load_model(weights, context.machine.device, context.machine.precision)
+        model = load_model(artefact.weights, context.machine.device, context.machine.precision)
+        tokenizer = tokenizer_from(artefact.tokenizer)
         scorer = DecoderScorer(model, tokenizer, context.study.evaluation.tokens_per_batch)
         rows = score(scorer, shard(items, what.shard, what.task.shards))
         del model, scorer
-    for key, value in {**what.trial.labels, "task": what.task.name, "kind": what.task.kind}.items():
+    for key, value in {**what.labels, "task": what.task.name, "kind": what.task.kind}.items():
         field = TABLES[step.table].field(key)
         rows = rows.append_column(field, pa.array([value] * len(rows), field.type))
     store.commit_rows(step.table, study, step.name, rows.select(TABLES[step.table].names))
@@ -77,8 +67,8 @@ class CostMeter:
         store, study = open_store(context.store), context.study.name
         if store.find(step.table, study, step.name) is not None:
             return
-        weights = _weights(store, study, what.model)
+        artefact = open_model(store, study, what.model)
         with _device(context, step), busy(context.board, "cost"):
-            row = measure(weights, what.workload, context.machine, context.study.cost)
-        rows = pa.Table.from_pylist([row | what.trial.labels], schema=TABLES[step.table])
+            row = measure(artefact.weights, what.workload, context.machine, context.study.cost)
+        rows = pa.Table.from_pylist([{**row, **what.labels}], schema=TABLES[step.table])
         store.commit_rows(step.table, study, step.name, rows)

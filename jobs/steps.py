@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs.context import Context
-from sharelm.steps import cost_step, proxy_step, score_step, speed_step, trial_step
+from sharelm.artefact import MODELS
+from sharelm.steps import cost_step, model_step, proxy_step, score_step, speed_step, trained, trial_step
 from sharelm.study import Arm, Plan, Study, Trial, proxies, timed_pairs
 from sharelm.study.cost import Workload
 from sharelm.study.evaluation import Task
@@ -40,18 +41,18 @@ class Step:
 
 
 class Scoring(NamedTuple):
-    """What a score step works on: one shard of a task's items by the model of a trial."""
+    """What a score step works on: a model (by its step) and one shard of a task's items."""
 
-    trial: Trial
+    labels: Mapping[str, Any]  # columns that say which trial the model is of
     model: str
     task: Task
     shard: int
 
 
 class Costing(NamedTuple):
-    """What a cost step works on: the model of a trial under a workload."""
+    """What a cost step works on: a model (by its step) under a workload."""
 
-    trial: Trial
+    labels: Mapping[str, Any]  # columns that say which trial the model is of
     model: str
     workload: Workload
 
@@ -85,12 +86,13 @@ def _trial_steps(study: Study, trial: Trial, at: Context, base: Path) -> Iterato
     A seed changes no cost: the trials of an arm are the repeats of its measurement.
     """
     name = trial_step(study, trial, at.data, at.machine)
-    model = ("models", name)
-    yield Step("trial", "trials", name, f"trial {trial.name}", at.have.worker, trial, makes=(model,))
+    model = model_step(trained(name))
+    key = (MODELS, model)
+    yield Step("trial", "trials", name, f"trial {trial.name}", at.have.worker, trial, makes=(key,))
     for task in study.evaluation.task:
         for shard in range(task.shards):
-            step, label = score_step(name, task, shard, base), f"scores of {trial.name} on {task.name}"
-            yield Step("score", "scores", step, label, at.have.score, Scoring(trial, name, task, shard), (model,))
+            step, label = score_step(model, task, shard, base), f"scores of {trial.name} on {task.name}"
+            yield Step("score", "scores", step, label, at.have.score, Scoring(trial.labels, model, task, shard), (key,))
     for workload in study.cost.workload:
-        step, label = cost_step(name, workload, study, at.machine), f"cost of {trial.name} in {workload.name}"
-        yield Step("cost", "costs", step, label, at.have.cost, Costing(trial, name, workload), (model,))
+        step, label = cost_step(model, workload, study, at.machine), f"cost of {trial.name} in {workload.name}"
+        yield Step("cost", "costs", step, label, at.have.cost, Costing(trial.labels, model, workload), (key,))

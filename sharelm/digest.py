@@ -22,6 +22,7 @@ OUTSIDE = (
     "sharelm.reach",
     "sharelm.steps",
     "sharelm.store",  # moves bytes and checks them
+    "sharelm.artefact",  # a model's files in the store
     "sharelm.tables",  # what columns mean; another schema has another version
     "sharelm.tasks",  # what is said of kinds of task and of metrics
     "sharelm.metrics",

@@ -6,6 +6,7 @@ No framework is imported here: the driver must be able to say that a study is fi
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ SCORE = (
     "sharelm.evaluation:shard",
     "sharelm.evaluation:score",
     "sharelm.evaluation.decoder:DecoderScorer",
-    "sharelm.data:open_corpus",  # whose tokenizer it has
+    "sharelm.data.tokenizer:tokenizer_from",
     "sharelm.model:load_model",
 )
 COST = ("sharelm.cost.measurement:measure",)
@@ -49,7 +50,7 @@ def _learning(study: Study, arm: Arm, machine: Machine) -> dict[str, Any]:
 
 
 def trial_step(study: Study, trial: Trial, data: str, machine: Machine) -> str:
-    """Names a trial's step in the tables `models`, `steps` and `trials`."""
+    """Names a trial's step in the tables `steps` and `trials`."""
     return digest(
         {
             "step": "train",
@@ -59,6 +60,16 @@ def trial_step(study: Study, trial: Trial, data: str, machine: Machine) -> str:
             "code": code_digest(TRAIN, outside=_CACHES),
         }
     )
+
+
+def trained(trial: str) -> dict[str, Any]:
+    """The origin of the model that a trial (by its step) trained."""
+    return {"kind": "trained", "trial": trial}
+
+
+def model_step(origin: Mapping[str, Any]) -> str:
+    """Names a model by its origin, which decides its weights and its tokenizer."""
+    return digest({"step": "model", "origin": origin})
 
 
 def proxy_step(study: Study, proxy: Trial, data: str, machine: Machine) -> str:
@@ -82,12 +93,12 @@ def speed_step(study: Study, pair: tuple[Arm, Arm], machine: Machine) -> str:
     )
 
 
-def score_step(trial: str, task: Task, shard: int, base: Path) -> str:
-    """Names the scores of one trial (by its step) on one shard of a task."""
+def score_step(model: str, task: Task, shard: int, base: Path) -> str:
+    """Names the scores of one model (by its step) on one shard of a task."""
     return digest(
         {
             "step": "score",
-            "trial": trial,
+            "model": model,
             "task": task.model_dump(mode="json", exclude={"file"}),
             "shard": shard,
             "file": file_digest(task, base),
@@ -96,12 +107,12 @@ def score_step(trial: str, task: Task, shard: int, base: Path) -> str:
     )
 
 
-def cost_step(trial: str, workload: Workload, study: Study, machine: Machine) -> str:
-    """Names the measured costs of one trial (by its step) under one workload."""
+def cost_step(model: str, workload: Workload, study: Study, machine: Machine) -> str:
+    """Names the measured costs of one model (by its step) under one workload."""
     return digest(
         {
             "step": "cost",
-            "trial": trial,
+            "model": model,
             "workload": workload.model_dump(mode="json"),
             "device": machine.device_name,
             "price": [study.cost.price_per_hour, study.cost.currency],

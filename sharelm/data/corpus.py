@@ -34,9 +34,14 @@ class Corpus:
         self.manifest = manifest
 
     @cached_property
+    def tokenizer_json(self) -> str:
+        """The tokenizer as it is saved: JSON of the library tokenizers."""
+        return self.store.read_bytes(self.manifest, TOKENIZER_FILE).decode()
+
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; encode with `add_special_tokens=False`."""
-        return tokenizer_from(self.store.read_bytes(self.manifest, TOKENIZER_FILE).decode())
+        return tokenizer_from(self.tokenizer_json)
 
     @property
     def end_of_text(self) -> int:

@@ -12,16 +12,15 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 
+from sharelm.artefact import WEIGHTS, commit_model
 from sharelm.model import save_weights
+from sharelm.steps import model_step, trained
 from sharelm.store import Store
 from sharelm.tables import TABLES
 from sharelm.training import checkpoint, soft
 from sharelm.training.loop import Loop
 from sharelm.training.run import Run
 from sharelm.training.stability import stability
-
-MODELS = "models"
-WEIGHTS = "weights.safetensors"
 
 
 def committed(store: Store, table: str, study: str, name: str) -> bool:
@@ -31,15 +30,15 @@ def committed(store: Store, table: str, study: str, name: str) -> bool:
     return answer[0]
 
 
-def commit_trial(loop: Loop, error: str | None) -> None:
+def commit_trial(loop: Loop, tokenizer: str, error: str | None) -> None:
     """Commit a trial that ended, on rank 0; `error` says how it diverged, if it did.
 
-    The trial's row comes last and makes the trial done. A trial that diverged commits no weights and keeps its
-    checkpoint.
+    The trial's row comes last and makes the trial done. A trial that diverged commits no model and keeps its
+    checkpoint. `tokenizer` is JSON; it becomes part of the model.
     """
     store, study, run = loop.store, loop.run.study.name, loop.run
     names = run.trial.labels
-    size = _commit_weights(loop, names) if error is None else None
+    size = _commit_model(loop, tokenizer) if error is None else None
     store.commit_rows("steps", study, loop.name, _steps(loop, names))
     if run.trial.arm.sharing.soft.on and error is None:
         distances = [{**names, **row} for row in soft.distances(run.model)]
@@ -51,13 +50,15 @@ def commit_trial(loop: Loop, error: str | None) -> None:
         checkpoint.discard(store, study, loop.name)
 
 
-def _commit_weights(loop: Loop, names: dict[str, Any]) -> int:
-    """Commit the weights at the precision they are served in; returns the file's bytes."""
+def _commit_model(loop: Loop, tokenizer: str) -> int:
+    """Commit the model at the precision it is served in; returns the bytes of its weights."""
     dtype = torch.bfloat16 if loop.run.machine.precision == "bf16" else torch.float32
     with tempfile.TemporaryDirectory(prefix="sharelm-weights-") as folder:
         path = Path(folder, WEIGHTS)
         save_weights(loop.run.model, path, dtype)
-        loop.store.commit(MODELS, loop.run.study.name, loop.name, {WEIGHTS: path}, facts=names)
+        origin = trained(loop.name)
+        labels = loop.run.trial.labels
+        commit_model(loop.store, loop.run.study.name, model_step(origin), path, tokenizer, origin, labels)
         return path.stat().st_size
 
 

@@ -11,7 +11,7 @@ from sharelm.steps import trial_step
 from sharelm.store import Store
 from sharelm.study import Study, Trial
 from sharelm.study.memory import explain_lack_of_memory
-from sharelm.training.commit import MODELS, WEIGHTS, commit_trial, committed
+from sharelm.training.commit import commit_trial, committed
 from sharelm.training.divergence import train_to_end
 from sharelm.training.engine import gathered
 from sharelm.training.loop import Loop, OnStep
@@ -19,8 +19,6 @@ from sharelm.training.run import Run
 
 if TYPE_CHECKING:
     from sharelm.data import Corpus
-
-__all__ = ["MODELS", "WEIGHTS", "train_trial"]
 
 
 def train_trial(
@@ -39,6 +37,6 @@ def train_trial(
         loop, error = train_to_end(Loop(run, store, name), on_step)
     with gathered(loop.run.model, loop.run.training):
         if dist.get_rank() == 0:
-            commit_trial(loop, error)
+            commit_trial(loop, corpus.tokenizer_json, error)
     loop.close()
     dist.barrier()

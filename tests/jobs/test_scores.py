@@ -12,12 +12,13 @@ from jobs.measure import score_model
 from jobs.nodes import Resources
 from jobs.prepare import prepare_data, read_request
 from jobs.steps import study_steps
+from sharelm.artefact import WEIGHTS, commit_model
+from sharelm.data import open_corpus
 from sharelm.machine import Machine
 from sharelm.model import Decoder, save_weights
 from sharelm.statistics import compare
 from sharelm.study import expand
 from sharelm.tasks import TASK_KINDS
-from sharelm.training.trial import MODELS, WEIGHTS
 from tests.jobs.studies import write_study
 
 OPEN = [{"query": f"{number}. The river is", "answer": ["green", "seven"]} for number in range(7)]
@@ -39,14 +40,16 @@ def test_every_kind_of_task_is_scored_in_shards_and_compared(tmp_path: Path) -> 
     request = read_request(path, str(tmp_path / "store"))
     study, store = request.study, request.store
     data, items = prepare_data(request, SimpleNamespace(stage=lambda text: None))  # type: ignore[arg-type]
+    tokenizer = open_corpus(store, data).tokenizer_json
     board = SimpleNamespace(span=SimpleNamespace(remote=lambda *span: None))
     have = Resources(False, cpus_per_worker=1, evaluation_cpus=1, cost_cpus=1, parallel_groups=1)
-    context = Context(study, store.uri, data.step, Machine("cpu", "fp32", "a CPU"), have, board)
+    context = Context(study, store.uri, "of a store far away", Machine("cpu", "fp32", "a CPU"), have, board)
     for step in study_steps(expand(study), context, tmp_path):
         if step.kind == "trial":
             arm, seed = step.payload.arm, step.payload.seed
             save_weights(Decoder(arm.shape, arm.sharing).initialise(seed), tmp_path / WEIGHTS)
-            store.commit(MODELS, study.name, step.name, {WEIGHTS: tmp_path / WEIGHTS})
+            ((_, model),) = step.makes
+            commit_model(store, study.name, model, tmp_path / WEIGHTS, tokenizer, {"kind": "drawn"}, {})
         elif step.kind == "score":
             score_model._function(context, step, items[step.payload.task.name])
 

@@ -216,12 +216,12 @@ def test_a_cost_that_cannot_be_measured_does_not_keep_the_others_from_it(
         return {"workload": workload.name, "weights_bytes": 1}
 
     monkeypatch.setattr("sharelm.cost.measure", measure)
-    monkeypatch.setattr("jobs.measure._weights", lambda store, study, step: step)
+    monkeypatch.setattr("jobs.measure.open_model", lambda store, study, name: SimpleNamespace(weights=name))
     board = SimpleNamespace(span=SimpleNamespace(remote=lambda *span: None))
     have = Resources(False, cpus_per_worker=1, evaluation_cpus=1, cost_cpus=1, parallel_groups=1)
     context = Context(study, str(tmp_path), "data", Machine("cpu", "fp32", "a CPU"), have, board)
     steps = {
-        model: Step("cost", "costs", f"cost-{model}", model, have.cost, Costing(trial, model, workload))
+        model: Step("cost", "costs", f"cost-{model}", model, have.cost, Costing(trial.labels, model, workload))
         for model in ("one", "two", "three")
     }
     meter = CostMeter.__ray_metadata__.modified_class()

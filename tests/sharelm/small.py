@@ -64,6 +64,8 @@ class RandomRows:
 class RandomCorpus:
     """A corpus with random rows only."""
 
+    tokenizer_json = "{}"
+
     def training(self, context: int) -> RandomRows:
         return RandomRows(context=context)
 

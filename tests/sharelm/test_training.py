@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from sharelm.artefact import WEIGHTS
 from sharelm.machine import Machine
 from sharelm.model import Decoder, load_model
 from sharelm.steps import trial_step
@@ -23,7 +24,6 @@ from sharelm.store import open_store
 from sharelm.study import Study, Trial, expand
 from sharelm.study.load import study_from_tree
 from sharelm.study.training import Training
-from sharelm.training.commit import WEIGHTS
 from sharelm.training.engine import build_optimizer
 from sharelm.training.order import step_rows, worker_rows
 from sharelm.training.rate import learning_rate
