@@ -20,3 +20,4 @@ class Context:
     machine: Machine
     have: Resources
     board: Any
+    night: str | None = None  # of a nightly run, whose trials are trained anew

@@ -85,7 +85,7 @@ def _trial_steps(study: Study, trial: Trial, at: Context, base: Path) -> Iterato
 
     A seed changes no cost: the trials of an arm are the repeats of its measurement.
     """
-    name = trial_step(study, trial, at.data, at.machine)
+    name = trial_step(study, trial, at.data, at.machine, at.night)
     model = model_step(trained(name))
     key = (MODELS, model)
     yield Step("trial", "trials", name, f"trial {trial.name}", at.have.worker, trial, makes=(key,))

@@ -47,7 +47,7 @@ def _measure_speeds(context: Context, step: Step, corpus: Corpus, store: Store) 
     from sharelm.training.speed import measure_speeds
 
     with busy(context.board, "training"):
-        measure_speeds(context.study, step.payload, corpus, context.machine, store)
+        measure_speeds(context.study, step.payload, corpus, step.name, context.machine, store)
 
 
 def _train_proxy(context: Context, step: Step, corpus: Corpus, store: Store) -> None:
@@ -67,7 +67,7 @@ def _train(train: Callable[..., None], context: Context, step: Step, corpus: Cor
 
     study, trial = context.study, step.payload
     on_step = TrainingReporter(context.board, trial.arm.training(study.training).steps)
-    train(study, trial, corpus, context.data, context.machine, store, on_step)
+    train(study, trial, corpus, step.name, context.machine, store, on_step)
 
 
 _TRAINING: dict[str, Callable[[Context, Step, Corpus, Store], None]] = {

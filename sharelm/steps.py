@@ -49,17 +49,22 @@ def _learning(study: Study, arm: Arm, machine: Machine) -> dict[str, Any]:
     }
 
 
-def trial_step(study: Study, trial: Trial, data: str, machine: Machine) -> str:
-    """Names a trial's step in the tables `steps` and `trials`."""
+def trial_step(study: Study, trial: Trial, data: str, machine: Machine, night: str | None = None) -> str:
+    """Names a trial's step in the tables `steps` and `trials`; of a night, it is trained anew each night."""
     return digest(
         {
             "step": "train",
+            **_of_night(night),
             **_learning(study, trial.arm, machine),
             "seed": trial.seed,
             "data": data,
             "code": code_digest(TRAIN, outside=_CACHES),
         }
     )
+
+
+def _of_night(night: str | None) -> dict[str, str]:
+    return {} if night is None else {"night": night}
 
 
 def trained(trial: str) -> dict[str, Any]:
@@ -121,12 +126,13 @@ def cost_step(model: str, workload: Workload, study: Study, machine: Machine) ->
     )
 
 
-def report_step(study: Study, data: str, base: Path) -> str:
-    """Names a study's comparisons, verdicts and report; where it is committed, the study is finished."""
+def report_step(study: Study, data: str, base: Path, night: str | None = None) -> str:
+    """Names a study's comparisons, verdicts and report (of one night); where it is committed, the study is finished."""
     tree: dict[str, Any] = study.tree()
     return digest(
         {
             "step": "report",
+            **_of_night(night),
             "study": tree,
             "data": data,
             "files": [file_digest(task, base) for task in study.evaluation.task],

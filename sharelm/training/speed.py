@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 
 from sharelm.machine import Machine
-from sharelm.steps import speed_step
 from sharelm.store import Store
 from sharelm.study import Arm, Study, Trial
 from sharelm.training.commit import committed
@@ -22,12 +21,13 @@ SPEEDS = "speeds"
 WARM_UP_STEPS, TIMED_STEPS = 5, 10
 
 
-def measure_speeds(study: Study, pair: tuple[Arm, Arm], corpus: Corpus, machine: Machine, store: Store) -> None:
+def measure_speeds(
+    study: Study, pair: tuple[Arm, Arm], corpus: Corpus, name: str, machine: Machine, store: Store
+) -> None:
     """Time the variant and the twin's model over the process group that is there, and commit tokens per second.
 
     A pair that is committed is not timed again: its figures decide how long the twin trains.
     """
-    name = speed_step(study, pair, machine)
     if committed(store, SPEEDS, study.name, name):
         return
     variant, twin = pair

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 
 from sharelm.machine import Machine
-from sharelm.steps import trial_step
 from sharelm.store import Store
 from sharelm.study import Study, Trial
 from sharelm.study.memory import explain_lack_of_memory
@@ -22,14 +21,13 @@ if TYPE_CHECKING:
 
 
 def train_trial(
-    study: Study, trial: Trial, corpus: Corpus, data: str, machine: Machine, store: Store, on_step: OnStep
+    study: Study, trial: Trial, corpus: Corpus, name: str, machine: Machine, store: Store, on_step: OnStep
 ) -> None:
-    """Train one trial over the process group that is already there, and commit it.
+    """Train one trial over the process group that is already there, and commit it under the name of its step.
 
     A trial that is committed is left alone; one with a checkpoint goes on from it. `on_step` is called on rank 0
     after every optimizer step with the trial's name, the step, its loss in nats, tokens per second and seconds.
     """
-    name = trial_step(study, trial, data, machine)
     if committed(store, "trials", study.name, name):
         return
     with explain_lack_of_memory(trial.name, trial.arm, trial.arm.training(study.training), machine.precision):

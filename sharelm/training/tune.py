@@ -9,7 +9,6 @@ import torch.distributed as dist
 
 from sharelm.errors import DivergedError
 from sharelm.machine import Machine
-from sharelm.steps import proxy_step
 from sharelm.store import Store
 from sharelm.study import Study, Trial, proxied
 from sharelm.training import checkpoint
@@ -24,7 +23,7 @@ PROXIES = "proxies"
 
 
 def train_proxy(
-    study: Study, proxy: Trial, corpus: Corpus, data: str, machine: Machine, store: Store, on_step: OnStep
+    study: Study, proxy: Trial, corpus: Corpus, name: str, machine: Machine, store: Store, on_step: OnStep
 ) -> None:
     """Train one proxy over the process group that is there, and commit its loss; arguments as of `train_trial`.
 
@@ -32,7 +31,6 @@ def train_proxy(
     the same order. A proxy that ends above its first loss counts as diverged, like one whose loss is not finite: it
     would bend a parabola. A proxy that is committed is left alone; one with a checkpoint goes on from it.
     """
-    name = proxy_step(study, proxy, data, machine)
     if committed(store, PROXIES, study.name, name):
         return
     loop = Loop(Run(proxied(study), proxy, corpus.training(proxy.arm.shape.context), machine), store, name)

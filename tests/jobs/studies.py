@@ -110,10 +110,10 @@ def train_without_ray(path: Path, prepared: str, index: int, store: str) -> None
     """Train the study's trial of this index on the corpus of a store, in the process group that is there."""
     study, data = _data(path)
     source = open_store(prepared)
-    manifest = source.find("data", study.name, data)
-    train_trial(
-        study, expand(study).trials[index], open_corpus(source, manifest), data, CPU, open_store(store), lambda *_: None
-    )
+    corpus = open_corpus(source, source.find("data", study.name, data))
+    trial = expand(study).trials[index]
+    name = trial_step(study, trial, data, CPU)
+    train_trial(study, trial, corpus, name, CPU, open_store(store), lambda *_: None)
 
 
 def plant_checkpoint(path: Path, index: int, store: str, weight: float) -> None:

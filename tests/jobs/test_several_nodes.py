@@ -124,7 +124,7 @@ def test_a_node_that_dies_costs_no_bit_and_a_stall_is_told(simulated: Simulated,
             stopped.kill()
     assert (driver.returncode, out) == (1, "")
     sentence = err.splitlines()[-1]
-    assert sentence.startswith("error: not finished: trials independent.s0 to ")
+    assert sentence.startswith("error: not finished: trial independent.s0 to trial ")
     assert "a worker did nothing for 20 s while the others waited for it" in sentence
     assert "Traceback" not in err
 

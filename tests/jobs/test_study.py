@@ -230,7 +230,8 @@ def test_one_trial_diverges_and_one_cannot_resume(inside: dict[str, str], tmp_pa
     rows = {row["trial"]: row for row in open_store(str(store)).read("trials", "small").to_pylist()}
     assert {name: row["status"] for name, row in rows.items()} == {"independent.s0": "done", "cycle.s0": "diverged"}
     assert "cycle.s0 diverged at step 2: loss nan" in rows["cycle.s0"]["error"]
-    assert not [name for name in manifests(store) if name.startswith(("scores/", "reports/"))]
+    assert {row["trial"] for row in open_store(str(store)).read("scores", "small").to_pylist()} == {"independent.s0"}
+    assert not [name for name in manifests(store) if name.startswith(("costs/", "reports/"))]
 
     (store / planted).unlink()  # what the sentence named is thrown away
     done = run(path, store, **inside)

@@ -23,7 +23,9 @@ CPU = Machine("cpu", "fp32", "test")
 
 def _train(store: str) -> None:
     study = small_study()
-    train_trial(study, expand(study).trials[1], RandomCorpus(), "data", CPU, open_store(store), lambda *_: None)
+    trial = expand(study).trials[1]
+    name = trial_step(study, trial, "data", CPU)
+    train_trial(study, trial, RandomCorpus(), name, CPU, open_store(store), lambda *_: None)
 
 
 def test_a_trial_leaves_a_model_that_its_origin_names(tmp_path: Path) -> None:

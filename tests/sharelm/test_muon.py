@@ -82,7 +82,7 @@ def _train(store: str, die_at: int | None) -> None:
         if step == die_at:
             os._exit(9)
 
-    train_trial(study, expand(study).trials[SHARED], RandomCorpus(), "data", CPU, open_store(store), on_step)
+    train_trial(study, expand(study).trials[SHARED], RandomCorpus(), "step", CPU, open_store(store), on_step)
 
 
 def test_a_trial_learns_with_it_and_resumes_to_the_bit(tmp_path: Path) -> None:

@@ -292,8 +292,8 @@ def _train(folder: str) -> None:
     store, machine = open_store(folder), Machine("cpu", "fp32", "test")
     first, second = expand(study).trials[:2]
     for kind, run in (
-        ("train", lambda: train_trial(study, second, RandomCorpus(), "data", machine, store, lambda *_: None)),
-        ("speed", lambda: measure_speeds(study, (first.arm, second.arm), RandomCorpus(), machine, store)),
+        ("train", lambda: train_trial(study, second, RandomCorpus(), "step", machine, store, lambda *_: None)),
+        ("speed", lambda: measure_speeds(study, (first.arm, second.arm), RandomCorpus(), "step", machine, store)),
     ):
         found, note = called(kind)
         sys.setprofile(note)

@@ -93,7 +93,7 @@ def test_the_report_has_a_chart_and_a_table_of_the_distances():
 def train(folder):
     for trial in expand(study()).trials[1:3]:
         machine = Machine("cpu", "fp32", "test")
-        train_trial(study(), trial, RandomCorpus(), "data", machine, open_store(folder), lambda *_: None)
+        train_trial(study(), trial, RandomCorpus(), trial.name, machine, open_store(folder), lambda *_: None)
 
 
 def test_a_stronger_pull_ends_nearer_and_the_losses_are_without_it(tmp_path):

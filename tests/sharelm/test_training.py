@@ -51,7 +51,7 @@ def _train(store: str, training: dict[str, object], die_at: int | None = None) -
                 time.sleep(0.01)  # it is written beside training
             os._exit(9)
 
-    train_trial(study, expand(study).trials[SHARED], RandomCorpus(), "data", CPU, open_store(store), on_step)
+    train_trial(study, expand(study).trials[SHARED], RandomCorpus(), "step", CPU, open_store(store), on_step)
 
 
 def _losses(store: Path | str) -> list[float]:
@@ -98,7 +98,7 @@ def _compute_study() -> Study:
 def _train_compute_twin(store: str, name: str) -> None:
     study = _compute_study()
     (trial,) = [trial for trial in expand(study).trials if trial.name == name]
-    train_trial(study, trial, RandomCorpus(), "data", CPU, open_store(store), _quiet)
+    train_trial(study, trial, RandomCorpus(), "step", CPU, open_store(store), _quiet)
 
 
 def test_a_compute_twin_trains_its_own_steps_on_its_own_schedule(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def _train_at_stages(folder: str) -> None:
             zero_stage=stage
         )  # a study refuses late loops at stage 3; the engine does not get them wrong
         train_trial(
-            study, expand(study).trials[SHARED], RandomCorpus(), "data", CPU, open_store(f"{folder}/{stage}"), _quiet
+            study, expand(study).trials[SHARED], RandomCorpus(), "step", CPU, open_store(f"{folder}/{stage}"), _quiet
         )
 
 
@@ -161,7 +161,7 @@ def test_weights_scattered_over_workers_are_committed_whole(tmp_path: Path) -> N
 def _leave_parameters_unused(folder: str) -> None:
     Decoder._zero_from_unused = lambda model: torch.zeros(())  # type: ignore[method-assign]  # in a process of its own
     study = _late_study().decided(zero_stage=3)
-    train_trial(study, expand(study).trials[SHARED], RandomCorpus(), "data", CPU, open_store(folder), _quiet)
+    train_trial(study, expand(study).trials[SHARED], RandomCorpus(), "step", CPU, open_store(folder), _quiet)
 
 
 def test_a_parameter_that_a_step_does_not_use_is_refused_at_stage_3(tmp_path: Path) -> None:

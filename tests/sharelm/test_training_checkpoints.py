@@ -35,7 +35,7 @@ def _train(store: str, before_put: Callable[[str], None], on_step: Callable[[int
     LocalObjects.put = slow_put  # type: ignore[method-assign]  # in a process of its own
     study = small_study(**training)
     trial = expand(study).trials[SHARED]
-    train_trial(study, trial, RandomCorpus(), "data", CPU, open_store(store), lambda _, step, *rest: on_step(step))
+    train_trial(study, trial, RandomCorpus(), "step", CPU, open_store(store), lambda _, step, *rest: on_step(step))
 
 
 def _plain(store: str, workers: int) -> None:

@@ -61,7 +61,7 @@ def _train(store: str, study: Study, names: list[str], die_at: int | None = None
     machine = Machine("cuda", study.training.precision, "test")
     for trial in expand(study).trials:
         if trial.arm.name in names:
-            train_trial(study, trial, RandomCorpus(), "data", machine, open_store(store), on_step)
+            train_trial(study, trial, RandomCorpus(), trial.name, machine, open_store(store), on_step)
 
 
 def _losses(store: Path | str) -> dict[str, list[float]]:

@@ -111,7 +111,7 @@ def late_study():
 def train_late(folder):
     study = late_study()
     machine = Machine("cpu", "fp32", "test")
-    train_trial(study, expand(study).trials[1], RandomCorpus(), "data", machine, open_store(folder), lambda *_: None)
+    train_trial(study, expand(study).trials[1], RandomCorpus(), "step", machine, open_store(folder), lambda *_: None)
 
 
 def test_a_trial_switches_its_late_loop_on_at_its_fraction(tmp_path):

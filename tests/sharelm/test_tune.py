@@ -199,17 +199,17 @@ def _find_rates(store: str, whole: str) -> None:
 
     cycle = [proxy for proxy in proxies(expand(study)) if proxy.arm.name.startswith("cycle-")]
     for proxy in cycle:
-        train_proxy(study, proxy, RandomCorpus(), "data", CPU, open_store(store), on_step)
+        train_proxy(study, proxy, RandomCorpus(), proxy.name.replace("+", "_"), CPU, open_store(store), on_step)
     assert seen
     seen.clear()
     for proxy in cycle:
-        train_proxy(study, proxy, RandomCorpus(), "data", CPU, open_store(store), on_step)
+        train_proxy(study, proxy, RandomCorpus(), proxy.name.replace("+", "_"), CPU, open_store(store), on_step)
     assert seen == []
     tree = study.tree()  # the same training as a trial of a study that asks for nothing else
     tree["training"] |= {"tokens": 128 * 20, "warmup_steps": 2, "learning_rate": 1e-2, "tune": None}
     plain = study_from_tree(tree, "plain")
     trial = next(trial for trial in expand(plain).trials if trial.arm.name == "cycle")
-    train_trial(plain, trial, RandomCorpus(), "data", CPU, open_store(whole), on_step)
+    train_trial(plain, trial, RandomCorpus(), "step", CPU, open_store(whole), on_step)
 
 
 def test_a_proxy_is_a_whole_short_training_and_an_absurd_rate_loses(tmp_path: Path) -> None:
