@@ -18,7 +18,7 @@ from sharelm.tables.schemas import TABLES
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table that is named here."""
+    """A row of a table; `TABLE` names it where it is one of `TABLES`."""
 
     TABLE: ClassVar[str]
 
