@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharelm.errors import InputError
-from sharelm.statistics.compare import mean_difference, paired_figures
+from sharelm.statistics.compare import mean_difference, paired
 from sharelm.statistics.intervals import document_standard_errors
 from sharelm.statistics.panel import Panel, build_panel
 from sharelm.store import open_store
@@ -28,9 +28,10 @@ def difference(panel: Panel, one: str, other: str, seeds: list[int]) -> dict[str
     metric = panel.deciding
     change = mean_difference(panel, (one, other), metric, seeds)[:, None]
     (error,) = document_standard_errors(change, metric.sizes[:, None], np.random.default_rng(0)).tolist()
-    found = paired_figures(panel, (one, other), metric, seeds, error, CONFIDENCE)
-    names = ("difference", "interval_low", "interval_high")
-    return {"loss_nats": found["variant_value"], **{name: found[name] for name in names}}
+    found = paired(panel, (one, other), metric, seeds, error, CONFIDENCE)
+    assert found.ends is not None  # there are many documents
+    ends = {"interval_low": found.ends[0], "interval_high": found.ends[1]}
+    return {"loss_nats": found.variant_value, "difference": found.difference, **ends}
 
 
 def main() -> None:

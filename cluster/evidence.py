@@ -13,7 +13,8 @@ from sharelm.study import load_study
 from sharelm.study.load import name_of
 from sharelm.study.thresholds import STAGES
 from sharelm.tables import TABLES
-from sharelm.tables.findings import said
+from sharelm.tables.messages import message
+from sharelm.tables.rows import Finding, rows_of
 from sharelm.words import say, spoken
 
 REPORTS = "reports"  # each step holds report.html, report.md and report.json
@@ -123,18 +124,16 @@ def stored_verdict(uri: str, argument: str) -> dict[str, Any]:
     name = name_of(argument)
     report = newest_report(store, name)
     recorded = latest_study(store, name)
-    rows = {
-        table: [row for row in store.read(table, name).to_pylist() if row["step"] == report.step]
-        for table in ("verdicts", "comparisons")
-    }
+    verdicts, comparisons = (store.read(table, name, steps=[report.step]) for table in ("verdicts", "comparisons"))
+    where = {"study": name, "step": report.step}
     return {
         "study": name,
         "store": store.uri,
         "committed_at": report.committed_at,
         "differs": argument != name and recorded != load_study(argument),
         "headline": list(report.facts["headline"]),
-        "verdicts": [spoken(row) for row in rows["verdicts"]],
-        "comparisons": rows["comparisons"],
+        "verdicts": [spoken(row) | where for row in rows_of(Finding, verdicts)],
+        "comparisons": comparisons.to_pylist(),
     }
 
 
@@ -148,6 +147,6 @@ def check_gate(verdict: dict[str, Any], stage: str) -> list[str]:
     rows = [row for row in verdict["verdicts"] if row["kind"] == "stage" and row["name"] == stage]
     supported = [row["variant"] for row in rows if row["outcome"] == "supported"]
     if not supported:
-        lacks = [said("gate", "lacks", variant=row["variant"], finding=row["sentence"]) for row in rows]
+        lacks = [message("gate", "lacks", variant=row["variant"], finding=row["sentence"]) for row in rows]
         raise GateNotMet(say("gate", "not_met", {"stage": stage, "study": verdict["study"], "lacks": lacks}))
     return supported

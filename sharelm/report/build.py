@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from sharelm.metrics import METRICS
 from sharelm.report.caveats import axis_words, caveats, scope
 from sharelm.report.gallery import draw, main_rows
 from sharelm.report.settings import compare_settings, to_toml
-from sharelm.report.summary import ArmFigures, Row, Summary, summarise
+from sharelm.report.summary import ArmFigures, Summary, summarise
 from sharelm.sharing.drawing import degrees
 from sharelm.study import Arm, Plan, Study
 from sharelm.study.thresholds import STAGES
 from sharelm.study.twins import TOLERANCE
-from sharelm.tables.findings import Finding, said
-from sharelm.words import Line, lack, listed, name_of, say, say_it, sentence, spoken
+from sharelm.tables.messages import finite, message
+from sharelm.tables.rows import Finding, SharingWorthRow, TuningRow
+from sharelm.words import Line, lack, listed, name_of, render, say, sentence, spoken, why
 
 SCHEMA_VERSION = 2
 HERE = Path(__file__).parent
@@ -134,9 +135,9 @@ def amount(axis: str, value: float) -> str:
     return formats.duration(value) if axis == "time" else formats.count(value)
 
 
-def ends(row: Row, places: int | None = None) -> str:
-    """An interval of the `sharing_worth` table; an end that is not bounded is an ellipsis."""
-    low, high = row["interval_low"], row["interval_high"]
+def ends(row: SharingWorthRow, places: int | None = None) -> str:
+    """The interval of a quantity; an end that is not bounded is an ellipsis."""
+    low, high = row.interval_low, row.interval_high
     if low is None and high is None:
         return formats.NOTHING
     shown = [
@@ -155,10 +156,10 @@ def _worst(outcomes: list[str]) -> str:
 def _gate(study: Study, stage: str) -> str:
     """What a roll-out stage asks for, in the study's own numbers."""
     gate = getattr(study.rollout, stage)
-    asked = [said("condition", "kpis", kpis=gate.kpis), said("condition", "seeds", count=gate.seeds)]
+    asked = [message("condition", "kpis", kpis=gate.kpis), message("condition", "seeds", count=gate.seeds)]
     if gate.training_tokens:
-        asked.append(said("condition", "tokens", tokens=gate.training_tokens))
-    asked += [said("condition", "axis", axis=axis) for axis in gate.axes]
+        asked.append(message("condition", "tokens", tokens=gate.training_tokens))
+    asked += [message("condition", "axis", axis=axis) for axis in gate.axes]
     return say("condition", "all", {"asked": asked})
 
 
@@ -170,66 +171,61 @@ _PRICES = {  # quantity: of what a per cent, in what unit
 }
 
 
-def _worth(rows: list[Row]) -> dict[str, Any]:
-    """The `sharing_worth` rows for a reader: one a variant for depth and phi, one a variant and kind for the price."""
-    found = {(row["variant"], row["quantity"]): row for row in rows}
+def _worth(rows: list[SharingWorthRow]) -> dict[str, Any]:
+    """What sharing is worth, for a reader: an entry a variant for depth and phi, and one a price of storage."""
+    found = {(row.variant, row.quantity): row for row in rows}
     loops = [
-        {"variant": variant, "depth": row, "phi": found[variant, "phi"]}
+        {"variant": variant, "depth": row, "phi": found[variant, "phi"], "why": why(found[variant, "phi"])}
         for (variant, quantity), row in found.items()
         if quantity == "effective_depth"
     ]
     prices = [
-        {"row": row, "counted": _PRICES[row["quantity"]][0], "unit": _PRICES[row["quantity"]][1]}
+        {"row": row, "counted": _PRICES[row.quantity][0], "unit": _PRICES[row.quantity][1], "why": why(row)}
         for row in rows
-        if row["quantity"] in _PRICES
+        if row.quantity in _PRICES
     ]
     return {"loops": loops, "prices": prices}
 
 
-def _tuned(rows: list[Row]) -> list[dict[str, Any]]:
-    """The `tunings` rows for a reader: one an arm, with every rate it was tried with and the lowest loss."""
-    arms: dict[str, list[Row]] = {}
+def _tuned(rows: list[TuningRow]) -> list[dict[str, Any]]:
+    """The learning rates, for a reader: one row an arm, with every rate it was tried with and the lowest loss."""
+    arms: dict[str, list[TuningRow]] = {}
     for row in rows:
-        arms.setdefault(row["arm"], []).append(row)
+        arms.setdefault(row.arm, []).append(row)
     return [
         {
             "arm": arm,
             "tried": tried,
-            "lowest": min((row["loss_nats"] for row in tried if row["status"] == "done"), default=None),
-            "chosen": tried[0]["chosen_learning_rate"],
-            "at_edge": tried[0]["at_edge"],
+            "lowest": min((row.loss_nats for row in tried if row.loss_nats is not None), default=None),
+            "chosen": tried[0].chosen_learning_rate,
+            "at_edge": tried[0].at_edge,
         }
         for arm, tried in arms.items()
     ]
 
 
-def _variant(study: Study, name: str, verdicts: list[Row]) -> dict[str, Any]:
-    mine = [row for row in verdicts if row["variant"] == name]
+def _variant(study: Study, name: str, verdicts: list[Finding]) -> dict[str, Any]:
+    mine = [row for row in verdicts if row.variant == name]
     kpis = []
     for kpi in _KPIS:
-        rows = [row for row in mine if row["kind"] == "kpi" and row["name"] == kpi]
-        kpis.append({"name": kpi, "outcome": _worst([row["outcome"] for row in rows]), "rows": rows})
-    by_stage = {row["name"]: row for row in mine if row["kind"] == "stage"}
-    stages = [by_stage[stage] | {"gate": _gate(study, stage)} for stage in STAGES if stage in by_stage]
+        rows = [row for row in mine if row.kind == "kpi" and row.name == kpi]
+        kpis.append({"name": kpi, "outcome": _worst([row.outcome for row in rows]), "rows": rows})
+    by_stage = {row.name: row for row in mine if row.kind == "stage"}
+    stages = [by_stage[stage] for stage in STAGES if stage in by_stage]
     reached, lacking = None, None
     for stage in stages:
-        if stage["outcome"] != "supported":
+        if stage.outcome != "supported":
             lacking = stage
             break
-        reached = stage["name"]
-    axes = [row for row in mine if row["kind"] == "axis"]
-    return {"name": name, "axes": axes, "kpis": kpis, "stages": stages, "reached": reached, "lacking": lacking}
-
-
-def _finite(value: Any) -> Any:
-    """Plain JSON values: numbers that are not finite become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+        reached = stage.name
+    return {
+        "name": name,
+        "axes": [row for row in mine if row.kind == "axis"],
+        "kpis": kpis,
+        "stages": [{"row": row, "gate": _gate(study, row.name)} for row in stages],
+        "reached": reached,
+        "lacking": lacking,
+    }
 
 
 def _arm_json(figures: ArmFigures) -> dict[str, Any]:
@@ -249,10 +245,8 @@ def _arm_json(figures: ArmFigures) -> dict[str, Any]:
         "loss_nats_per_token_by_seed": figures.losses,
         "accuracy_by_task": figures.accuracies,
         "training_cost": figures.training_cost,
-        "costs": figures.costs,
-        "trials": [
-            {k: v for k, v in row.items() if k not in ("resolved_json", "step", "study")} for row in figures.trials
-        ],
+        "costs": [asdict(cost) for cost in figures.costs],
+        "trials": [{k: v for k, v in asdict(row).items() if k != "resolved_json"} for row in figures.trials],
     }
 
 
@@ -262,18 +256,18 @@ def _as_json(study: Study, summary: Summary, headline: list[Line], context: dict
         "study": study.tree(),
         "headline": [line.text for line in headline],
         "verdicts": [spoken(row) for row in summary.verdicts],
-        "comparisons": summary.comparisons,
-        "sharing_worth": summary.worth,
-        "tunings": summary.tunings,
+        "comparisons": [asdict(row) for row in summary.comparisons],
+        "sharing_worth": [spoken(row) for row in summary.worth],
+        "tunings": [asdict(row) for row in summary.tunings],
         "arms": [_arm_json(figures) for figures in summary.arms],
         "not_shown": [
-            {"group": group, "code": found["code"], "figures": found["figures"], "sentence": say_it(found)}
+            {"group": group, "code": found["code"], "figures": found["figures"], "sentence": render(found)}
             for group, those in context["caveats"]
             for found in those
         ],
         "facts": facts,
     }
-    return json.dumps(_finite(tree), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return json.dumps(finite(tree), ensure_ascii=False, allow_nan=False, indent=1, default=str) + "\n"
 
 
 def _environment() -> jinja2.Environment:
@@ -299,9 +293,9 @@ def _environment() -> jinja2.Environment:
         "words": words,
         "heading": title,
         "axis": axis_words,
-        "sentence": lambda row: sentence(Finding.of(row)),
-        "lack": lambda row: lack(Finding.of(row)),
-        "say": say_it,
+        "sentence": sentence,
+        "lack": lack,
+        "render": render,
         "group": lambda group: name_of(group, "caveat_group"),
         "amount": amount,
         "ends": ends,

@@ -26,7 +26,8 @@ from sharelm.report.charts import (
     storage,
 )
 from sharelm.report.drawing import Chart
-from sharelm.report.summary import Row, Summary
+from sharelm.report.summary import MeanCost, Summary
+from sharelm.tables.rows import ComparisonRow
 
 ALL = "all"
 _TWIN_LINES: dict[str, tuple[str, LineStyle]] = {
@@ -52,26 +53,25 @@ class Gallery:
     distances: list[Chart]
 
 
-def _forest(key: str, title: str, rows: list[Row]) -> Chart:
-    metric = METRICS[rows[0]["metric"]]
-    margins = {row["margin"] for row in rows}
+def _forest(key: str, title: str, rows: list[ComparisonRow]) -> Chart:
+    metric = METRICS[rows[0].metric]
+    margins = {row.margin for row in rows}
     margin = margins.pop() if len(margins) == 1 else None
     caption = f"Variant less twin, {metric.title}, with its interval."
     if margin is not None:
         caption += " Shaded: no worse than the margin fixed beforehand."
     intervals = [
-        Interval(row["variant"], row["difference"], row["interval_low"], row["interval_high"], row["outcome"])
-        for row in rows
+        Interval(row.variant, row.difference, row.interval_low, row.interval_high, row.outcome) for row in rows
     ]
     return forest(key, title, caption, intervals, metric.unit, margin, metric.higher_is_better)
 
 
-def _task_charts(axis: str, rows: list[Row]) -> list[Chart]:
+def _task_charts(axis: str, rows: list[ComparisonRow]) -> list[Chart]:
     """One chart a task and domain; loss by domain is left to bits per byte, which compares across tokenizers."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str], list[ComparisonRow]] = {}
     for row in rows:
-        if not METRICS[row["metric"]].decides:
-            groups.setdefault((row["task"], row["domain"], row["metric"]), []).append(row)
+        if not METRICS[row.metric].decides:
+            groups.setdefault((row.task, row.domain, row.metric), []).append(row)
     charts = []
     for number, ((task, domain, metric), group) in enumerate(groups.items()):
         where = task if domain == ALL else f"{task}, {domain}"
@@ -84,9 +84,9 @@ def _curves(summary: Summary) -> list[Chart]:
     charts = []
     for number, variant in enumerate(f.arm.name for f in summary.arms if f.arm.role == "variant"):
         wanted: list[tuple[str, str, LineStyle]] = [(variant, VARIANT, "-")]
-        for pair in (p for p in summary.pairs if p["variant"] == variant):
-            if pair["twin"] not in [name for name, _, _ in wanted]:
-                wanted.append((pair["twin"], *_TWIN_LINES[pair["axis"]]))
+        for pair in (p for p in summary.pairs if p.variant == variant):
+            if pair.twin not in [name for name, _, _ in wanted]:
+                wanted.append((pair.twin, *_TWIN_LINES[pair.axis]))
         lines = []
         for name, colour, style in wanted:
             if name in summary.curves:
@@ -99,15 +99,15 @@ def _curves(summary: Summary) -> list[Chart]:
 
 
 def _cost_charts(summary: Summary) -> tuple[list[Chart], list[Chart]]:
-    groups: dict[tuple[str, str, str], list[tuple[str, Row]]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[str, MeanCost]]] = {}
     for figures in summary.arms:
         for row in figures.costs:
-            groups.setdefault((row["workload"], row["device"], row["precision"]), []).append((figures.arm.name, row))
+            groups.setdefault((row.workload, row.device, row.precision), []).append((figures.arm.name, row))
     memory, price = [], []
     for number, ((workload, device, precision), rows) in enumerate(groups.items()):
         where = f"{device}, {precision}"
         split = [
-            Bar(name, [max(0.0, row[part] or 0.0) for part in ("weights_bytes", "kv_bytes", "rest_bytes")])
+            Bar(name, [max(0.0, size or 0.0) for size in (row.weights_bytes, row.kv_bytes, row.rest_bytes)])
             for name, row in rows
         ]
         memory.append(
@@ -121,15 +121,15 @@ def _cost_charts(summary: Summary) -> tuple[list[Chart], list[Chart]]:
                 "device memory",
             )
         )
-        priced = [(name, row) for name, row in rows if row["cost_per_1m_tokens"] is not None]
+        priced = [Bar(name, [cost]) for name, row in rows if (cost := row.cost_per_1m_tokens) is not None]
         if priced:
-            currency = priced[0][1]["currency"]
+            currency = rows[0][1].currency
             price.append(
                 bars(
                     f"money-{number}",
                     f"Cost of {workload}",
                     f"{currency} for a million generated tokens on {where}.",
-                    [Bar(name, [row["cost_per_1m_tokens"]]) for name, row in priced],
+                    priced,
                     [("cost", TWIN, "")],
                     brief,
                     f"{currency} per million generated tokens",
@@ -158,8 +158,8 @@ def _distances(summary: Summary) -> list[Chart]:
     """One chart a softly tied arm and kind: each depth's distance, the mean over its matrices and seeds."""
     groups: dict[tuple[str, str], dict[tuple[int, int], list[float]]] = {}
     for row in summary.distances:
-        depths = groups.setdefault((row["arm"], row["kind"]), {})
-        depths.setdefault((row["block"], row["depth"]), []).append(row["distance"])
+        depths = groups.setdefault((row.arm, row.kind), {})
+        depths.setdefault((row.block, row.depth), []).append(row.distance)
     return [
         bars(
             f"distance-{number}",
@@ -175,16 +175,16 @@ def _distances(summary: Summary) -> list[Chart]:
     ]
 
 
-def main_rows(rows: list[Row]) -> list[Row]:
+def main_rows(rows: list[ComparisonRow]) -> list[ComparisonRow]:
     """The comparisons that the verdict rests on first."""
-    return [row for row in rows if METRICS[row["metric"]].decides and row["domain"] == ALL]
+    return [row for row in rows if METRICS[row.metric].decides and row.domain == ALL]
 
 
 def draw(summary: Summary) -> Gallery:
     """Every chart of the page."""
     losses, tasks = {}, {}
-    for axis in dict.fromkeys(row["axis"] for row in summary.comparisons):
-        rows = [row for row in summary.comparisons if row["axis"] == axis]
+    for axis in dict.fromkeys(row.axis for row in summary.comparisons):
+        rows = [row for row in summary.comparisons if row.axis == axis]
         main = main_rows(rows)
         if main:
             losses[axis] = _forest(f"loss-{axis}", f"Loss at {axis_words(axis)}", main)

@@ -9,6 +9,8 @@ from typing import Any
 
 import tomli_w
 
+from sharelm.tables.rows import TrialRow
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -38,24 +40,24 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
     return {prefix: json.dumps(value, ensure_ascii=False)}
 
 
-def resolved(trial: Mapping[str, Any]) -> dict[str, str] | None:
-    """The settings of a row of the trials table, flat; None where they cannot be read."""
+def resolved(trial: TrialRow) -> dict[str, str] | None:
+    """The settings of a trial, flat; None where they cannot be read."""
     try:
-        return flatten(json.loads(trial["resolved_json"]))
+        return flatten(json.loads(trial.resolved_json))
     except (TypeError, ValueError):
         return None
 
 
-def compare_settings(trials: Iterable[Mapping[str, Any]]) -> Settings:
-    """The settings of these rows of the trials table (`trial`, `arm`, `resolved_json`)."""
+def compare_settings(trials: Iterable[TrialRow]) -> Settings:
+    """The settings of these trials."""
     by_arm: dict[str, list[dict[str, str]]] = {}
     unreadable = []
     for row in trials:
         settings = resolved(row)
         if settings is None:
-            unreadable.append(row["trial"])
+            unreadable.append(row.trial)
         else:
-            by_arm.setdefault(row["arm"], []).append(settings)
+            by_arm.setdefault(row.arm, []).append(settings)
     by_arm = {arm: rows for arm, rows in by_arm.items() if rows}
     keys = list(dict.fromkeys(key for rows in by_arm.values() for row in rows for key in row))
     shared, between_arms, between_seeds = [], [], []

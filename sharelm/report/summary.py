@@ -4,32 +4,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sharelm.study import Arm, Plan
+from sharelm.study import Arm, Comparison, Plan
+from sharelm.tables.rows import (
+    ComparisonRow,
+    CostRow,
+    DistanceRow,
+    Finding,
+    Row,
+    SharingWorthRow,
+    TrialRow,
+    TuningRow,
+    rows_of,
+)
 from sharelm.tasks import TASK_KINDS
 
-Row = dict[str, Any]
-_MEANS = (
-    "prefill_ms_p50",
-    "prefill_ms_p95",
-    "decode_ms_p50",
-    "decode_ms_p95",
-    "generated_tokens_per_second",
-    "load_seconds",
-    "disk_bytes",
-    "weights_bytes",
-    "kv_bytes",
-    "rest_bytes",
-    "peak_bytes",
-    "cost_per_1m_tokens",
-)
 _BINS = 90
+
+
+@dataclass(frozen=True)
+class MeanCost:
+    """What one arm costs to serve one workload on one device: where, then means over its seeds, then their number."""
+
+    workload: str
+    device: str
+    precision: str
+    batch: int
+    prompt_tokens: int
+    new_tokens: int
+    currency: str
+    prefill_ms_p50: float | None
+    prefill_ms_p95: float | None
+    decode_ms_p50: float | None
+    decode_ms_p95: float | None
+    generated_tokens_per_second: float | None
+    load_seconds: float | None
+    disk_bytes: float | None
+    weights_bytes: float | None
+    kv_bytes: float | None
+    rest_bytes: float | None
+    peak_bytes: float | None
+    cost_per_1m_tokens: float | None
+    seeds: int
+
+
+_WHERE = ("workload", "device", "precision", "batch", "prompt_tokens", "new_tokens", "currency")
+_MEANS = [field.name for field in fields(MeanCost) if field.name not in (*_WHERE, "seeds")]
 
 
 @dataclass(frozen=True)
@@ -37,9 +63,9 @@ class ArmFigures:
     """One arm: what it is in closed form, and what was measured; None or empty where nothing was."""
 
     arm: Arm
-    trials: list[Row]  # of the trials table, by seed
+    trials: list[TrialRow]  # by seed
     losses: dict[int, float]  # held-out nats per token, by seed
-    costs: list[Row]  # one a workload and device: means over seeds
+    costs: list[MeanCost]  # one a workload and device
     accuracies: dict[str, float]  # by task, mean over seeds
 
     @property
@@ -50,17 +76,17 @@ class ArmFigures:
     @property
     def stored_bytes(self) -> float | None:
         """Bytes of the weights file."""
-        return mean(row["weights_bytes"] for row in self.trials)
+        return mean(row.weights_bytes for row in self.trials)
 
     @property
     def epochs(self) -> float | None:
         """How often its training saw the corpora; above 1 data repeats."""
-        return mean(row["epochs"] for row in self.trials if row["status"] == "done")
+        return mean(row.epochs for row in self.trials if row.status == "done")
 
     @property
     def training_cost(self) -> float | None:
         """Money one training run cost, mean over seeds."""
-        return mean(row["training_cost"] for row in self.trials if row["status"] == "done")
+        return mean(row.training_cost for row in self.trials if row.status == "done")
 
 
 @dataclass(frozen=True)
@@ -78,13 +104,13 @@ class Summary:
     """Everything the report shows, in the study's order."""
 
     arms: list[ArmFigures]
-    verdicts: list[Row]
-    comparisons: list[Row]
-    worth: list[Row]  # of the sharing_worth table
-    pairs: list[Row]  # each variant with its twin on an axis, and how well they are matched
+    verdicts: list[Finding]
+    comparisons: list[ComparisonRow]
+    worth: list[SharingWorthRow]
+    pairs: list[Comparison]  # each variant with its twin on an axis, and how well they are matched
     curves: dict[str, LossCurve]
-    tunings: list[Row]  # of the tunings table
-    distances: list[Row]  # how far apart softly tied depths ended up
+    tunings: list[TuningRow]
+    distances: list[DistanceRow]  # how far apart softly tied depths ended up
     missing: list[str]  # trials of the study that have no row
 
 
@@ -94,30 +120,45 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(finite) / len(finite) if finite else None
 
 
-def _by_arm(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+@dataclass(frozen=True)
+class _TaskScore(Row):
+    """The scores of one trial on one task, as Arrow sums them."""
+
+    arm: str
+    seed: int
+    kind: str
+    task: str
+    nll_nats_sum: float
+    tokens_sum: int
+    correct_mean: float | None
+
+
+_R = TypeVar("_R", TrialRow, CostRow, _TaskScore)
+
+
+def _by_arm(rows: Iterable[_R]) -> dict[str, list[_R]]:
+    found: dict[str, list[_R]] = {}
     for row in rows:
-        found.setdefault(row["arm"], []).append(row)
+        found.setdefault(row.arm, []).append(row)
     return found
 
 
-def _sums(scores: pa.Table) -> list[Row]:
+def _task_scores(scores: pa.Table) -> list[_TaskScore]:
     keys = ["arm", "seed", "kind", "task"]
     grouped = scores.group_by(keys).aggregate([("nll_nats", "sum"), ("tokens", "sum"), ("correct", "mean")])
-    return sorted(grouped.to_pylist(), key=lambda row: (row["seed"], row["task"]))
+    return sorted(rows_of(_TaskScore, grouped), key=lambda row: (row.seed, row.task))
 
 
-def _costs(rows: list[Row]) -> list[Row]:
-    grouped: dict[tuple[Any, ...], list[Row]] = {}
-    same = ("workload", "device", "precision", "batch", "prompt_tokens", "new_tokens", "currency")
+def _costs(rows: list[CostRow]) -> list[MeanCost]:
+    grouped: dict[tuple[Any, ...], list[CostRow]] = {}
     for row in rows:
-        grouped.setdefault(tuple(row[key] for key in same), []).append(row)
-    return [
-        dict(zip(same, key, strict=True))
-        | {name: mean(row[name] for row in group) for name in _MEANS}
-        | {"seeds": len({row["seed"] for row in group})}
-        for key, group in grouped.items()
-    ]
+        grouped.setdefault(tuple(getattr(row, name) for name in _WHERE), []).append(row)
+    found = []
+    for where, group in grouped.items():
+        means = {name: mean(getattr(row, name) for row in group) for name in _MEANS}
+        columns: dict[str, Any] = dict(zip(_WHERE, where, strict=True)) | means
+        found.append(MeanCost(**columns, seeds=len({row.seed for row in group})))
+    return found
 
 
 def loss_curves(steps: pa.Table) -> dict[str, LossCurve]:
@@ -147,21 +188,21 @@ def loss_curves(steps: pa.Table) -> dict[str, LossCurve]:
 
 def summarise(plan: Plan, tables: Mapping[str, pa.Table]) -> Summary:
     """The figures of every arm of the study, and the rows of its verdict, in the study's order."""
-    trial_rows = sorted(tables["trials"].to_pylist(), key=lambda row: row["seed"])
-    by_arm, costs = _by_arm(trial_rows), _by_arm(tables["costs"].to_pylist())
-    scored = _by_arm(_sums(tables["scores"]))
+    trials = sorted(rows_of(TrialRow, tables["trials"]), key=lambda row: row.seed)
+    by_arm, costs = _by_arm(trials), _by_arm(rows_of(CostRow, tables["costs"]))
+    scored = _by_arm(_task_scores(tables["scores"]))
     figures = []
     study = plan.study
     for arm in plan.arms:
         rows = scored.get(arm.name, [])
-        likelihood = [row for row in rows if TASK_KINDS[row["kind"]].decides and row["tokens_sum"]]
-        tasks = dict.fromkeys(row["task"] for row in rows if TASK_KINDS[row["kind"]].judged)
-        accuracies = {task: mean(row["correct_mean"] for row in rows if row["task"] == task) for task in tasks}
+        likelihood = [row for row in rows if TASK_KINDS[row.kind].decides and row.tokens_sum]
+        tasks = dict.fromkeys(row.task for row in rows if TASK_KINDS[row.kind].judged)
+        accuracies = {task: mean(row.correct_mean for row in rows if row.task == task) for task in tasks}
         figures.append(
             ArmFigures(
                 arm=arm,
                 trials=by_arm.get(arm.name, []),
-                losses={row["seed"]: row["nll_nats_sum"] / row["tokens_sum"] for row in likelihood},
+                losses={row.seed: row.nll_nats_sum / row.tokens_sum for row in likelihood},
                 costs=_costs(costs.get(arm.name, [])),
                 accuracies={task: value for task, value in accuracies.items() if value is not None},
             )
@@ -169,23 +210,18 @@ def summarise(plan: Plan, tables: Mapping[str, pa.Table]) -> Summary:
     order = {variant.name: i for i, variant in enumerate(study.variant)}
     axes: dict[str, int] = {axis: i for i, axis in enumerate(study.twins.axes)}
 
-    def place(row: Row) -> tuple[int, int]:
-        return order.get(row["variant"], len(order)), axes.get(str(row.get("axis", row.get("name"))), len(axes))
+    def place(variant: str, axis: str = "") -> tuple[int, int]:
+        return order.get(variant, len(order)), axes.get(axis, len(axes))
 
-    pairs = [
-        {"variant": p.variant, "twin": p.twin, "axis": p.axis, "target": p.target, "reached": p.reached}
-        | {"relative_error": p.relative_error}
-        for p in plan.comparisons
-    ]
-    present = {row["trial"] for row in trial_rows}
+    present = {row.trial for row in trials}
     return Summary(
         arms=figures,
-        verdicts=sorted(tables["verdicts"].to_pylist(), key=place),
-        comparisons=sorted(tables["comparisons"].to_pylist(), key=place),
-        worth=sorted(tables["sharing_worth"].to_pylist(), key=place),
-        pairs=pairs,
+        verdicts=sorted(rows_of(Finding, tables["verdicts"]), key=lambda row: place(row.variant, row.name)),
+        comparisons=sorted(rows_of(ComparisonRow, tables["comparisons"]), key=lambda row: place(row.variant, row.axis)),
+        worth=sorted(rows_of(SharingWorthRow, tables["sharing_worth"]), key=lambda row: place(row.variant)),
+        pairs=list(plan.comparisons),
         curves=loss_curves(tables["steps"]),
-        tunings=tables["tunings"].to_pylist() if "tunings" in tables else [],
-        distances=tables["distances"].to_pylist() if "distances" in tables else [],
+        tunings=rows_of(TuningRow, tables["tunings"]) if "tunings" in tables else [],
+        distances=rows_of(DistanceRow, tables["distances"]) if "distances" in tables else [],
         missing=[trial.name for trial in plan.trials if trial.name not in present],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from sharelm.statistics.intervals import Floats, document_standard_errors, inter
 from sharelm.statistics.panel import Metric, Panel, build_panel
 from sharelm.study import Comparison, Plan, Study
 from sharelm.study.evaluation import Task
-from sharelm.tables import TABLES
+from sharelm.tables.rows import ComparisonRow, table_of
 
 ALL = "all"
 
@@ -29,29 +29,40 @@ def _judged(study: Study, family: int, metric: MetricKind, domain: str) -> tuple
     return confidence, getattr(accuracy, metric.margin)
 
 
-def paired_figures(
+@dataclass(frozen=True)
+class Paired:
+    """What was measured of a variant and its twin, if anything was; `ends` are those of the interval."""
+
+    variant_value: float | None = None
+    twin_value: float | None = None
+    difference: float | None = None
+    standard_error_seeds: float | None = None
+    standard_error_documents: float | None = None
+    degrees_of_freedom: int | None = None
+    ends: tuple[float, float] | None = None
+
+
+def paired(
     panel: Panel, arms: tuple[str, str], metric: Metric, seeds: list[int], error: float, confidence: float
-) -> dict[str, Any]:
-    """What was measured of a variant and its twin: figures, difference and, with two documents or more, interval.
+) -> Paired:
+    """The figures of a variant and its twin, the first of these arms and the second, over one seed or more.
 
     `error` is the standard error of the difference over documents.
     """
     variant, twin = (metric.figures(panel.rows(arm, seeds)) for arm in arms)
     pool = np.stack([metric.figures(panel.rows(arm, seeds)) for arm in panel.arms_with(seeds)])
     seeds_error, freedom = seed_standard_error(variant, twin, pool)
-    difference = float((variant - twin).mean())
-    found: dict[str, Any] = {
-        "variant_value": float(variant.mean()),
-        "twin_value": float(twin.mean()),
-        "difference": difference,
-        "standard_error_seeds": seeds_error,
-        "degrees_of_freedom": freedom,
-    }
-    documents = len(metric.sizes)
-    if documents > 1:
-        ends = interval(difference, error, documents, seeds_error, freedom, confidence)
-        found |= {"interval_low": ends[0], "interval_high": ends[1], "standard_error_documents": error}
-    return found
+    difference, documents = float((variant - twin).mean()), len(metric.sizes)
+    several = documents > 1
+    return Paired(
+        variant_value=float(variant.mean()),
+        twin_value=float(twin.mean()),
+        difference=difference,
+        standard_error_seeds=seeds_error,
+        standard_error_documents=error if several else None,
+        degrees_of_freedom=freedom,
+        ends=interval(difference, error, documents, seeds_error, freedom, confidence) if several else None,
+    )
 
 
 def mean_difference(panel: Panel, arms: tuple[str, str], metric: Metric, seeds: list[int]) -> Floats:
@@ -63,9 +74,7 @@ def mean_difference(panel: Panel, arms: tuple[str, str], metric: Metric, seeds: 
     return difference
 
 
-def _compare_panel(
-    study: Study, pairs: list[Comparison], task: Task, domain: str, panel: Panel
-) -> list[dict[str, Any]]:
+def _compare_panel(study: Study, pairs: list[Comparison], task: Task, domain: str, panel: Panel) -> list[ComparisonRow]:
     columns = [
         (pair, (pair.variant, pair.twin), metric, panel.common_seeds(pair.variant, pair.twin))
         for pair in pairs
@@ -84,26 +93,32 @@ def _compare_panel(
         kind = METRICS[metric.name]
         confidence, margin = _judged(study, len(pairs), kind, domain)
         documents = len(metric.sizes) if seeds else 0
-        row: dict[str, Any] = {
-            "variant": pair.variant,
-            "twin": pair.twin,
-            "axis": pair.axis,
-            "axis_target": float(pair.target),
-            "axis_reached": float(pair.reached),
-            "axis_relative_error": pair.relative_error,
-            "task": task.name,
-            "domain": domain,
-            "metric": metric.name,
-            "confidence": confidence,
-            "seeds": len(seeds),
-            "documents": documents,
-            "margin": margin,
-        }
-        if documents:
-            row |= paired_figures(panel, arms, metric, seeds, error, confidence)
-        if margin is not None:
-            ends = (row["interval_low"], row["interval_high"]) if "interval_low" in row else None
-            row["outcome"] = outcome(ends, margin, lower_is_better=not kind.higher_is_better)
+        found = paired(panel, arms, metric, seeds, error, confidence) if documents else Paired()
+        low, high = found.ends or (None, None)
+        row = ComparisonRow(
+            variant=pair.variant,
+            twin=pair.twin,
+            axis=pair.axis,
+            axis_target=float(pair.target),
+            axis_reached=float(pair.reached),
+            axis_relative_error=pair.relative_error,
+            task=task.name,
+            domain=domain,
+            metric=metric.name,
+            variant_value=found.variant_value,
+            twin_value=found.twin_value,
+            difference=found.difference,
+            interval_low=low,
+            interval_high=high,
+            confidence=confidence,
+            standard_error_seeds=found.standard_error_seeds,
+            standard_error_documents=found.standard_error_documents,
+            degrees_of_freedom=found.degrees_of_freedom,
+            seeds=len(seeds),
+            documents=documents,
+            margin=margin,
+            outcome=None if margin is None else outcome(found.ends, margin, lower_is_better=not kind.higher_is_better),
+        )
         rows.append(row)
     return rows
 
@@ -118,7 +133,7 @@ def compare(plan: Plan, scores: pa.Table) -> pa.Table:
     Raises `InputError` when trials were scored on different documents, an item is there twice, or a score is
     null or not finite.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[ComparisonRow] = []
     study, pairs = plan.study, list(plan.comparisons)
     # A rung of the ladder is compared with nothing: its spread over seeds must not enter those of the arms that are.
     named = pa.array(sorted({arm for pair in pairs for arm in (pair.variant, pair.twin)}))
@@ -130,4 +145,4 @@ def compare(plan: Plan, scores: pa.Table) -> pa.Table:
             for domain in sorted(pc.unique(scored["domain"]).to_pylist()):
                 here = scored.filter(pc.equal(scored["domain"], domain))
                 rows += _compare_panel(study, pairs, task, domain, build_panel(here, task.kind))
-    return pa.Table.from_pylist(rows, schema=TABLES["comparisons"])
+    return table_of(ComparisonRow, rows)

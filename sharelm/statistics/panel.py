@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sharelm.errors import InputError
 from sharelm.metrics import DECIDING
 from sharelm.statistics.intervals import Floats
+from sharelm.tables.rows import ScoreRow, rows_of
 from sharelm.tasks import TASK_KINDS
 
 
@@ -68,10 +69,9 @@ def _numbers(rows: pa.Table, column: str) -> Floats:
     found: Floats = pc.cast(rows[column], pa.float64()).to_numpy()
     wrong = np.flatnonzero(~np.isfinite(found))
     if len(wrong):
-        at = rows.slice(int(wrong[0]), 1).to_pylist()[0]
-        raise InputError(
-            f"scores: {column} = {at[column]} for trial {at['trial']}, task {at['task']}, document {at['document']}"
-        )
+        (at,) = rows_of(ScoreRow, rows.slice(int(wrong[0]), 1))
+        value = getattr(at, column)
+        raise InputError(f"scores: {column} = {value} for trial {at.trial}, task {at.task}, document {at.document}")
     return found
 
 
@@ -93,10 +93,9 @@ def build_panel(rows: pa.Table, kind: str) -> Panel:
 
     repeated = np.flatnonzero((np.diff(cell) == 0) & (np.diff(item) == 0))
     if len(repeated):
-        at = rows.slice(int(order[repeated[0]]), 1).to_pylist()[0]
+        (at,) = rows_of(ScoreRow, rows.slice(int(order[repeated[0]]), 1))
         raise InputError(
-            f"scores: item {at['item']} of document {at['document']}, task {at['task']}, "
-            f"is there twice for trial {at['trial']}"
+            f"scores: item {at.item} of document {at.document}, task {at.task}, is there twice for trial {at.trial}"
         )
 
     def sums(values: Floats | None) -> Floats:

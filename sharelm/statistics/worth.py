@@ -10,9 +10,8 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +23,29 @@ from sharelm.statistics.compare import ALL
 from sharelm.statistics.intervals import Floats, contrast_standard_error, document_covariance, interval
 from sharelm.statistics.panel import Metric, Panel, build_panel
 from sharelm.study import Arm, Plan
-from sharelm.tables import TABLES
+from sharelm.tables.messages import Message, as_json, message
+from sharelm.tables.rows import SharingWorthRow, table_of
 
 DEPTH_EXPONENT = 0.34  # loss falls with the parameters to about this power (Hoffmann et al., arXiv 2203.15556)
 _LARGEST_PHI = 50.0
 _GRID = 200  # depths tried on the way to an end of the interval; between two of them a straight line is taken
 
 Ends = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """One figure of a variant, and why it or an end of its interval is missing."""
+
+    name: str
+    value: float | None = None
+    ends: Ends = (None, None)
+    why: Message | None = None
+    removed_percent: float | None = None
+
+
+def _why(code: str, **figures: int) -> Message:
+    return message("worth", code, **figures)
 
 
 @cache
@@ -129,17 +144,17 @@ def _against_ladder(losses: _Losses, depths: Floats, depth: float) -> tuple[floa
     return losses.contrast(np.concatenate([[1.0], -_on_the_ladder(depths, depth)]))
 
 
-def _equal_depth(losses: _Losses, depths: Floats) -> tuple[float | None, str | None]:
+def _equal_depth(losses: _Losses, depths: Floats) -> tuple[float | None, Message | None]:
     """The depth at which the ladder has the variant's loss, or why there is none."""
     variant, *rungs = losses.figures.mean(axis=1).tolist()
     worse = [loss > variant for loss in rungs]
     if all(worse):
-        return None, f"its loss is lower than that of the deepest rung, {depths[-1]:.0f}"
+        return None, _why("below_deepest", depth=int(depths[-1]))
     if not any(worse):
-        return None, f"its loss is not lower than that of the shallowest rung, {depths[0]:.0f}"
+        return None, _why("not_below_shallowest", depth=int(depths[0]))
     at = worse.index(False)
     if any(worse[at:]) or at == 0:
-        return None, "the ladder's loss does not fall with depth where the variant's lies"
+        return None, _why("ladder_does_not_fall")
 
     def ahead(depth: float) -> float:
         return _against_ladder(losses, depths, depth)[0]
@@ -164,41 +179,37 @@ def _end(losses: _Losses, depths: Floats, start: float, stop: float) -> float | 
     return float(grid[len(clear) - 2] + share * (grid[len(clear) - 1] - grid[len(clear) - 2]))
 
 
-def _depth_rows(variant: Arm, rungs: list[Arm], losses: _Losses | None) -> Iterator[dict[str, Any]]:
+def _depth(variant: Arm, rungs: list[Arm], losses: _Losses | None) -> Iterator[_Quantity]:
     """The depth the variant is worth, and phi."""
     depth: float | None = None
     ends: Ends = (None, None)
+    why: Message | None
     if losses is None:
-        reason: str | None = "it was not scored"
+        why = _why("unscored")
     elif len(rungs) < 2:
-        reason = f"the ladder has {len(rungs)} rung{'' if len(rungs) == 1 else 's'} with its seeds, and two are needed"
+        why = _why("too_few_rungs", count=len(rungs))
     else:
         depths = np.array([rung.sharing.depth for rung in rungs], np.float64)
-        depth, reason = _equal_depth(losses, depths)
+        depth, why = _equal_depth(losses, depths)
         if depth is not None:
-            ends = tuple(_end(losses, depths, depth, stop) for stop in (depths[0], depths[-1]))  # type: ignore[assignment]
-            reason = _open(ends, losses.documents, f"the ladder, depth {depths[0]:.0f} to {depths[-1]:.0f}")
-    yield {"quantity": "effective_depth", "value": depth, "ends": ends, "reason": reason}
-    value = None if depth is None else phi_of(variant, depth)
-    if depth is not None and value is None:
+            ends = _end(losses, depths, depth, depths[0]), _end(losses, depths, depth, depths[-1])
+        if depth is not None and None in ends:
+            beyond = _why("beyond_ladder", shallowest=int(depths[0]), deepest=int(depths[-1]))
+            why = _why("one_document") if losses.documents < 2 else beyond
+    yield _Quantity("effective_depth", depth, ends, why)
+    phi = None if depth is None else phi_of(variant, depth)
+    if depth is not None and phi is None:
         looped = effective_depth(variant, -_LARGEST_PHI) < effective_depth(variant, 0) - 1e-9
-        reason = "it is worth no more than its blocks that do not loop" if looped else "no block is read twice"
-    found = tuple(None if end is None else phi_of(variant, end) for end in ends) if value is not None else (None, None)
-    yield {"quantity": "phi", "value": value, "ends": found, "reason": reason}
-
-
-def _open(ends: Ends, documents: int, what: str) -> str | None:
-    """Why an end is missing."""
-    if None not in ends:
-        return None
-    return "an interval needs two documents" if documents < 2 else f"the interval reaches beyond {what}"
+        why = _why("loops_add_nothing" if looped else "no_loop")
+    low, high = (None if phi is None or end is None else phi_of(variant, end) for end in ends)
+    yield _Quantity("phi", phi, (low, high), why)
 
 
 def _perplexity_percent(nats: float) -> float:
     return 100 * math.expm1(nats)
 
 
-def _price_rows(variant: Arm, twin: Arm, losses: _Losses | None) -> Iterator[dict[str, Any]]:
+def _price(variant: Arm, twin: Arm, losses: _Losses | None) -> Iterator[_Quantity]:
     """Loss for each per cent of parameters that the same-depth twin stores and the variant does not."""
     sizes = {
         "stored": [arm.footprint.stored_parameters for arm in (variant, twin)],
@@ -207,15 +218,15 @@ def _price_rows(variant: Arm, twin: Arm, losses: _Losses | None) -> Iterator[dic
     for counted, (ours, theirs) in sizes.items():
         removed = 100 * (1 - ours / theirs)
         for unit, scale in (("nats", float), ("perplexity", _perplexity_percent)):
-            row: dict[str, Any] = {"quantity": f"{unit}_per_percent_{counted}", "removed_percent": removed}
+            found = _Quantity(f"{unit}_per_percent_{counted}", removed_percent=removed)
             if losses is None:
-                yield row | {"reason": "no seed of both was scored"}
+                yield replace(found, why=_why("no_common_seed"))
             elif removed <= 0:
-                yield row | {"reason": "it stores no fewer parameters than its twin"}
+                yield replace(found, why=_why("stores_no_fewer"))
             else:
                 value, low, high = (scale(nats) / removed for nats in losses.contrast(np.array([1.0, -1.0])))
-                ends = (low, high) if losses.documents > 1 else (None, None)
-                yield row | {"value": value, "ends": ends, "reason": _open(ends, losses.documents, "what was measured")}
+                alone = _why("one_document") if losses.documents < 2 else None
+                yield replace(found, value=value, ends=(None, None) if alone else (low, high), why=alone)
 
 
 def worth(plan: Plan, scores: pa.Table) -> pa.Table:
@@ -244,30 +255,33 @@ def worth(plan: Plan, scores: pa.Table) -> pa.Table:
             return None
         return _Losses(panel, metric, names, seeds, task.name, confidence, compared)
 
-    rows = []
+    rows: list[SharingWorthRow] = []
     for variant in (arm for arm in by_name.values() if arm.role == "variant"):
         mine = set(panel.common_seeds(variant.name))
         rungs = [rung for rung in ladder if mine and mine <= set(panel.common_seeds(rung.name))]
         twin = twins[variant.name]
         parts = (
-            (partial(_depth_rows, variant, rungs), rungs),
-            (partial(_price_rows, variant, twin), [twin]),
+            (partial(_depth, variant, rungs), rungs),
+            (partial(_price, variant, twin), [twin]),
         )
         for make, others in parts:
             against = [arm.name for arm in others]
-            found = losses([variant.name, *against])
-            for row in make(found):
-                low, high = row.pop("ends", (None, None))
-                rows.append(
-                    {
-                        "variant": variant.name,
-                        **row,
-                        "interval_low": low,
-                        "interval_high": high,
-                        "confidence": confidence,
-                        "against": against,
-                        "seeds": len(found.seeds) if found else 0,
-                        "documents": found.documents if found else 0,
-                    }
+            measured = losses([variant.name, *against])
+            rows += [
+                SharingWorthRow(
+                    variant=variant.name,
+                    quantity=found.name,
+                    value=found.value,
+                    interval_low=found.ends[0],
+                    interval_high=found.ends[1],
+                    confidence=confidence,
+                    against=against,
+                    removed_percent=found.removed_percent,
+                    seeds=len(measured.seeds) if measured else 0,
+                    documents=measured.documents if measured else 0,
+                    code=found.why["code"] if found.why else None,
+                    figures_json=as_json(found.why["figures"] if found.why else {}),
                 )
-    return pa.Table.from_pylist(rows, schema=TABLES["sharing_worth"])
+                for found in make(measured)
+            ]
+    return table_of(SharingWorthRow, rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 PARTITIONS = {
     "study": "the study's name",
     "step": "digest of the spec of the step that wrote the row",
@@ -31,7 +31,7 @@ TABLES: dict[str, pa.Schema] = {
             *_TRIAL,
             _field("role", pa.string(), "reference, variant, twin or rung (of the ladder)"),
             _field("status", pa.string(), "done or diverged"),
-            _field("error", pa.string(), "why it did not finish, or null"),
+            _field("error", pa.string(), "why it did not finish; null where it did"),
             _field("attention_schedule", pa.list_(pa.int32()), "stored attention block read at each depth"),
             _field("feed_forward_schedule", pa.list_(pa.int32()), "stored feed-forward block read at each depth"),
             _field("stored_parameters", pa.int64(), "unique parameters, embedding included"),
@@ -40,25 +40,39 @@ TABLES: dict[str, pa.Schema] = {
             _field("training_flops_per_token", pa.int64(), "forward and backward, PaLM convention"),
             _field("tokens", pa.int64(), "training tokens seen"),
             _field(
-                "epochs", pa.float64(), "tokens over the packed training tokens of the corpora: above 1 data repeats"
+                "epochs",
+                pa.float64(),
+                "tokens over the packed training tokens of the corpora: above 1 data repeats; null before schema 2",
             ),
             _field("steps", pa.int64(), "optimizer steps"),
             _field("workers", pa.int32(), "training workers"),
             _field("device", pa.string(), "device name as the driver reports it"),
             _field("precision", pa.string(), "fp32 or bf16"),
             _field("final_loss_nats", pa.float64(), "mean training loss of the last 5 % of steps"),
-            _field("loss_spikes", pa.int64(), "steps whose loss exceeds spike_factor x running median"),
+            _field(
+                "loss_spikes",
+                pa.int64(),
+                "steps whose loss exceeds spike_factor x running median; null where not counted",
+            ),
             _field("nonfinite_steps", pa.int64(), "steps with a loss or gradient that is not finite"),
             _field("gradient_norm_p50", pa.float64(), "median gradient norm before clipping"),
             _field("gradient_norm_p95", pa.float64(), "95th percentile of the gradient norm"),
             _field("gradient_norm_max", pa.float64(), "largest gradient norm"),
             _field("training_seconds", pa.float64(), "wall time inside training steps, resumed parts included"),
             _field("tokens_per_second", pa.float64(), "training tokens over training_seconds"),
-            _field("training_cost", pa.float64(), "training_seconds x workers at the study's price, its currency"),
+            _field(
+                "training_cost",
+                pa.float64(),
+                "training_seconds x workers at the study's price, its currency; null where not measured",
+            ),
             _field("currency", pa.string(), "ISO 4217 code of every cost"),
             _field("resumes", pa.int64(), "times training went on from a checkpoint"),
-            _field("learning_rate_halvings", pa.int64(), "times a step was not finite and the rate was halved"),
-            _field("weights_bytes", pa.int64(), "bytes of the weights file"),
+            _field(
+                "learning_rate_halvings",
+                pa.int64(),
+                "times a step was not finite and the rate was halved; null before schema 3",
+            ),
+            _field("weights_bytes", pa.int64(), "bytes of the weights file; null where training diverged"),
             _field("resolved_json", pa.string(), "every setting of this trial as resolved, DeepSpeed's included"),
         ]
     ),
@@ -110,8 +124,8 @@ TABLES: dict[str, pa.Schema] = {
             _field("new_tokens", pa.int64(), "generated tokens a request"),
             _field("prefill_ms_p50", pa.float64(), "median time to the first token's logits"),
             _field("prefill_ms_p95", pa.float64(), "95th percentile of the same"),
-            _field("decode_ms_p50", pa.float64(), "median time of one decoding step"),
-            _field("decode_ms_p95", pa.float64(), "95th percentile of the same"),
+            _field("decode_ms_p50", pa.float64(), "median time of one decoding step; null with one new token"),
+            _field("decode_ms_p95", pa.float64(), "95th percentile of the same; null likewise"),
             _field(
                 "generated_tokens_per_second",
                 pa.float64(),
@@ -126,11 +140,15 @@ TABLES: dict[str, pa.Schema] = {
             _field("weights_bytes", pa.int64(), "bytes of the stored weights on the device"),
             _field("kv_bytes", pa.int64(), "bytes of the key-value caches at the end of the request"),
             _field("rest_bytes", pa.int64(), "peak less weights and caches: activations and workspace"),
-            _field("peak_bytes", pa.int64(), "largest device memory held by the model while serving"),
+            _field(
+                "peak_bytes",
+                pa.int64(),
+                "largest device memory held by the model while serving; null where not measured",
+            ),
             _field(
                 "cost_per_1m_tokens",
                 pa.float64(),
-                "price of a million generated tokens, the study's currency",
+                "price of a million generated tokens, the study's currency; null where not measured",
             ),
             _field("currency", pa.string(), "ISO 4217 code"),
         ]
@@ -166,15 +184,19 @@ TABLES: dict[str, pa.Schema] = {
             _field("task", pa.string(), "the evaluation task"),
             _field("domain", pa.string(), "a domain, or 'all'"),
             _field("metric", pa.string(), "loss_nats_per_token, bits_per_byte or accuracy"),
-            _field("variant_value", pa.float64(), "the variant's figure"),
-            _field("twin_value", pa.float64(), "the twin's figure"),
-            _field("difference", pa.float64(), "variant less twin, in the metric's unit"),
-            _field("interval_low", pa.float64(), "lower end of the interval of the difference"),
-            _field("interval_high", pa.float64(), "upper end of the interval"),
+            _field("variant_value", pa.float64(), "the variant's figure; null where nothing of both was scored"),
+            _field("twin_value", pa.float64(), "the twin's figure; null likewise"),
+            _field("difference", pa.float64(), "variant less twin, in the metric's unit; null likewise"),
+            _field(
+                "interval_low",
+                pa.float64(),
+                "lower end of the interval of the difference; null with fewer than two documents",
+            ),
+            _field("interval_high", pa.float64(), "upper end of the interval; null likewise"),
             _field("confidence", pa.float64(), "confidence of this interval, corrected for several comparisons"),
             _field("standard_error_seeds", pa.float64(), "from seeds; null with one seed"),
-            _field("standard_error_documents", pa.float64(), "from documents"),
-            _field("degrees_of_freedom", pa.float64(), "Satterthwaite"),
+            _field("standard_error_documents", pa.float64(), "from documents; null with fewer than two"),
+            _field("degrees_of_freedom", pa.float64(), "Satterthwaite; null with one seed"),
             _field("seeds", pa.int64(), "seeds in common"),
             _field("documents", pa.int64(), "documents (clusters) in common"),
             _field("margin", pa.float64(), "the study's margin, in the metric's unit; null where none is set"),
@@ -198,7 +220,17 @@ TABLES: dict[str, pa.Schema] = {
             _field("removed_percent", pa.float64(), "per cent removed of what a price counts; null for the others"),
             _field("seeds", pa.int64(), "seeds in common"),
             _field("documents", pa.int64(), "documents (clusters) in common"),
-            _field("reason", pa.string(), "why value or an end of the interval is null"),
+            _field(
+                "code",
+                pa.string(),
+                "why value or an end of the interval is null, such as beyond_ladder: a name that stays; null where "
+                "neither is, and before schema 5",
+            ),
+            _field(
+                "figures_json",
+                pa.string(),
+                "the figures by name from which `sharelm.words` says why; null before schema 5",
+            ),
         ]
     ),
     "verdicts": pa.schema(
@@ -212,15 +244,23 @@ TABLES: dict[str, pa.Schema] = {
                 "axis: better, not_worse, worse, not_shown; kpi: met, not_met, not_shown; "
                 "stage: supported, not_supported",
             ),
-            _field("code", pa.string(), "what was found, such as loss_worse or gate_seeds: a name that stays"),
-            _field("measure", pa.string(), "what was compared with the threshold, such as memory_ratio"),
+            _field(
+                "code",
+                pa.string(),
+                "what was found, such as loss_worse or gate_seeds: a name that stays; null before schema 4",
+            ),
+            _field(
+                "measure",
+                pa.string(),
+                "what was compared with the threshold, such as memory_ratio; null where a stage lacks nothing",
+            ),
             _field("value", pa.float64(), "its value; null where nothing was measured"),
-            _field("threshold", pa.float64(), "the study's threshold"),
+            _field("threshold", pa.float64(), "the study's threshold; null where a stage lacks nothing"),
             _field(
                 "figures_json",
                 pa.string(),
                 "the figures by name from which `sharelm.words` makes the sentence; a finding inside has kind, code "
-                "and figures of its own",
+                "and figures of its own; null before schema 4",
             ),
         ]
     ),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sharelm.study.twins import TOLERANCE
-from sharelm.tables.findings import Finding, said
+from sharelm.tables.messages import as_json, message
+from sharelm.tables.rows import Finding
 from sharelm.verdict.finding import Evidence
 
 
@@ -18,20 +19,21 @@ def _axis(evidence: Evidence, variant: str, axis: str) -> Finding:
     notes = []
     if axis == "depth":
         figures["saved"] = evidence.storage_saved(variant)
-        notes.append(said("note", "stores_fewer", saved=figures["saved"]))
-    error = row["axis_relative_error"]
+        notes.append(message("note", "stores_fewer", saved=figures["saved"]))
+    error = row.axis_relative_error
     if abs(error) > TOLERANCE:
-        notes.append(said("note", "twin_off_axis", error=error, tolerance=TOLERANCE))
-    if row["seeds"] == 1:
-        notes.append(said("note", "seeds_not_varied"))
+        notes.append(message("note", "twin_off_axis", error=error, tolerance=TOLERANCE))
+    if row.seeds == 1:
+        notes.append(message("note", "seeds_not_varied"))
+    assert row.outcome is not None  # the loss has a margin
     return Finding(
         variant,
         "axis",
         axis,
-        row["outcome"],
+        row.outcome,
         code,
         "loss_difference_nats",
-        row["difference"],
-        row["margin"],
-        figures | {"notes": notes},
+        row.difference,
+        row.margin,
+        as_json(figures | {"notes": notes}),
     )

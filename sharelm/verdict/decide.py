@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from sharelm.study import Plan
-from sharelm.tables.findings import Finding, findings_table
+from sharelm.tables.rows import Finding, table_of
 from sharelm.verdict.axes import axis_findings
 from sharelm.verdict.finding import Evidence
 from sharelm.verdict.kpis import kpi_findings
@@ -23,4 +23,4 @@ def decide(plan: Plan, comparisons: pa.Table, trials: pa.Table, costs: pa.Table)
     for variant in plan.study.variant:
         axes, kpis = axis_findings(evidence, variant.name), kpi_findings(evidence, variant.name)
         findings += [*axes, *kpis, *stage_findings(evidence, variant.name, axes, kpis)]
-    return findings_table(findings)
+    return table_of(Finding, findings)

@@ -13,6 +13,7 @@ from sharelm.metrics import DECIDING, METRICS
 from sharelm.statistics.compare import ALL
 from sharelm.statistics.intervals import MOST_SEEDS, settling_seeds
 from sharelm.study import Arm, Plan, Study
+from sharelm.tables.rows import ComparisonRow, CostRow, TrialRow, rows_of
 
 MET, NOT_MET, NOT_SHOWN = "met", "not_met", "not_shown"
 KEPT = ("better", "not_worse")  # outcomes of a comparison that count as no loss
@@ -23,14 +24,14 @@ class Evidence:
     """A plan and the rows measured for it."""
 
     plan: Plan
-    comparisons: list[dict[str, Any]]
-    trials: list[dict[str, Any]]
-    costs: list[dict[str, Any]]
+    comparisons: list[ComparisonRow]
+    trials: list[TrialRow]
+    costs: list[CostRow]
 
     @classmethod
     def of(cls, plan: Plan, comparisons: pa.Table, trials: pa.Table, costs: pa.Table) -> Evidence:
         """The evidence in these tables."""
-        return cls(plan, comparisons.to_pylist(), trials.to_pylist(), costs.to_pylist())
+        return cls(plan, rows_of(ComparisonRow, comparisons), rows_of(TrialRow, trials), rows_of(CostRow, costs))
 
     @property
     def study(self) -> Study:
@@ -50,57 +51,58 @@ class Evidence:
         """The name of the variant's twin on this axis."""
         return self._twins[variant, axis]
 
-    def loss(self, variant: str, axis: str) -> dict[str, Any]:
+    def loss(self, variant: str, axis: str) -> ComparisonRow:
         """The comparison of validation loss over all domains."""
         for row in self.comparisons:
-            if METRICS[row["metric"]].decides and (row["variant"], row["axis"], row["domain"]) == (variant, axis, ALL):
+            if METRICS[row.metric].decides and (row.variant, row.axis, row.domain) == (variant, axis, ALL):
                 return row
         raise InputError(f"comparisons: there is no {DECIDING.name} of {variant} on the {axis} axis")
 
-    def told(self, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    def told(self, row: ComparisonRow) -> tuple[str, dict[str, Any]]:
         """The code of a comparison of losses, and its figures."""
         figures = interval_figures(row)
-        if row["seeds"] == 0:
+        if row.seeds == 0:
             return "unscored", figures
-        if row["interval_low"] is None:
+        if row.interval_low is None:
             return "one_document", figures
-        if row["outcome"] != NOT_SHOWN:
-            return f"loss_{row['outcome']}", figures
-        if row["seeds"] == 1:
+        if row.outcome != NOT_SHOWN:
+            return f"loss_{row.outcome}", figures
+        if row.seeds == 1:
             return "loss_wants_second_seed", figures
         wanted = self._settling_seeds(row)
         if wanted is None:
             return "loss_beyond_seeds", figures | {"most_seeds": MOST_SEEDS}
         return "loss_wants_seeds", figures | {"wanted_seeds": wanted}
 
-    def _settling_seeds(self, row: dict[str, Any]) -> int | None:
-        """With how many seeds this comparison's interval would leave the margin; None where none is in reach.
-
-        The row has errors of both seeds and documents.
-        """
+    def _settling_seeds(self, row: ComparisonRow) -> int | None:
+        """With how many seeds this comparison's interval would leave the margin; None where none is in reach."""
+        assert row.margin is not None  # the loss has one, and an interval over two seeds or more has all of these
+        assert row.difference is not None
+        assert row.standard_error_documents is not None
+        assert row.standard_error_seeds is not None
         return settling_seeds(
-            row["margin"] - row["difference"],
-            row["standard_error_documents"],
-            row["documents"],
-            row["standard_error_seeds"],
-            row["seeds"],
+            row.margin - row.difference,
+            row.standard_error_documents,
+            row.documents,
+            row.standard_error_seeds,
+            row.seeds,
             len(self.arms),
-            row["confidence"],
+            row.confidence,
         )
 
-    def tasks(self, variant: str) -> list[dict[str, Any]]:
+    def tasks(self, variant: str) -> list[ComparisonRow]:
         """The comparisons with the same-depth twin that are held to a margin beside the loss."""
         return [
             row
             for row in self.comparisons
-            if METRICS[row["metric"]].margin is not None and not METRICS[row["metric"]].decides
-            if (row["variant"], row["axis"], row["domain"]) == (variant, "depth", ALL)
+            if METRICS[row.metric].margin is not None and not METRICS[row.metric].decides
+            if (row.variant, row.axis, row.domain) == (variant, "depth", ALL)
         ]
 
-    def trials_of(self, arm: str, status: str) -> list[dict[str, Any]]:
+    def trials_of(self, arm: str, status: str) -> list[TrialRow]:
         """The arm's trials with this status, by seed."""
-        found = [row for row in self.trials if row["arm"] == arm and row["status"] == status]
-        return sorted(found, key=lambda row: int(row["seed"]))
+        found = [row for row in self.trials if row.arm == arm and row.status == status]
+        return sorted(found, key=lambda row: row.seed)
 
     def storage_saved(self, variant: str) -> float:
         """Share of the same-depth twin's stored parameters that the variant does without."""
@@ -108,7 +110,16 @@ class Evidence:
         return 1 - stored[variant] / stored[self.twin(variant)]
 
 
-def interval_figures(row: dict[str, Any]) -> dict[str, Any]:
+def interval_figures(row: ComparisonRow) -> dict[str, Any]:
     """The figures of a comparison; those of its interval are None where it has none."""
-    same = ("variant", "twin", "difference", "confidence", "margin", "seeds", "documents")
-    return {name: row[name] for name in same} | {"low": row["interval_low"], "high": row["interval_high"]}
+    return {
+        "variant": row.variant,
+        "twin": row.twin,
+        "difference": row.difference,
+        "low": row.interval_low,
+        "high": row.interval_high,
+        "confidence": row.confidence,
+        "margin": row.margin,
+        "seeds": row.seeds,
+        "documents": row.documents,
+    }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from sharelm.tables.findings import Finding, Said, said
+from sharelm.tables.messages import Message, as_json, message
+from sharelm.tables.rows import CostRow, Finding, TrialRow
 from sharelm.verdict.finding import MET, NOT_MET, NOT_SHOWN, Evidence, interval_figures
 
 
@@ -21,15 +22,15 @@ def _diverged(evidence: Evidence, variant: str, kpi: str) -> Finding | None:
     diverged = evidence.trials_of(variant, "diverged")
     if not diverged:
         return None
-    error = " ".join((diverged[0]["error"] or "").split())
+    error = " ".join((diverged[0].error or "").split())
     code = "diverged" if error else "diverged_unexplained"
     figures = {
-        "seeds": [row["seed"] for row in diverged],
+        "seeds": [row.seed for row in diverged],
         "error": error,
         "diverged": len(diverged),
         "of_seeds": len(evidence.study.study.seeds),
     }
-    return Finding(variant, "kpi", kpi, NOT_MET, code, "diverged_trials", len(diverged), 0.0, figures)
+    return Finding(variant, "kpi", kpi, NOT_MET, code, "diverged_trials", len(diverged), 0.0, as_json(figures))
 
 
 def _accuracy(evidence: Evidence, variant: str) -> Finding:
@@ -37,26 +38,24 @@ def _accuracy(evidence: Evidence, variant: str) -> Finding:
     if diverged:
         return diverged
     loss, tasks = evidence.loss(variant, "depth"), evidence.tasks(variant)
-    worse = [row for row in tasks if row["outcome"] == "worse"]
+    worse = [row for row in tasks if row.outcome == "worse"]
     (code, figures), measure, decides, notes = evidence.told(loss), "loss_difference_nats", loss, []
-    if loss["outcome"] == "worse":
+    if loss.outcome == "worse":
         outcome = NOT_MET
     elif worse:
         outcome, code, measure, decides = NOT_MET, "task_worse", "accuracy_difference", worse[0]
-        figures = interval_figures(decides) | {"task": decides["task"]}
-    elif loss["outcome"] == "not_shown":
+        figures = interval_figures(decides) | {"task": decides.task}
+    elif loss.outcome == "not_shown":
         outcome = NOT_SHOWN
     else:
         outcome = MET
-        figures["unshown_tasks"] = [row["task"] for row in tasks if row["outcome"] == "not_shown"]
+        figures["unshown_tasks"] = [row.task for row in tasks if row.outcome == "not_shown"]
         if figures["unshown_tasks"]:
-            notes.append(said("note", "tasks_not_shown", tasks=figures["unshown_tasks"]))
-    if loss["seeds"] == 1:
-        notes.append(said("note", "seeds_not_varied"))
-    figures |= {"notes": notes}
-    return Finding(
-        variant, "kpi", "accuracy", outcome, code, measure, decides["difference"], decides["margin"], figures
-    )
+            notes.append(message("note", "tasks_not_shown", tasks=figures["unshown_tasks"]))
+    if loss.seeds == 1:
+        notes.append(message("note", "seeds_not_varied"))
+    told = as_json(figures | {"notes": notes})
+    return Finding(variant, "kpi", "accuracy", outcome, code, measure, decides.difference, decides.margin, told)
 
 
 SAME = 0.001  # ratios that differ by less are one figure
@@ -86,33 +85,33 @@ class _Measure:
         return MET if high <= self.most else NOT_MET if low > self.most else NOT_SHOWN
 
     @property
-    def said(self) -> Said:
+    def message(self) -> Message:
         """Its code and figures."""
         code = SPIKES if self.name == SPIKES else "ratio"
         figures: dict[str, Any] = {"measure": self.name, "value": self.value, "most": self.most}
         if self.value is None:
             code = f"{code}_unmeasured"
-            figures["why"] = said("why", self.missing)
+            figures["why"] = message("why", self.missing)
         if self.workload is not None:
             code = f"{code}_of_workload"
             figures["workload"] = self.workload
         if self.repeats:
             code = f"{code}_with_repeats"
             figures["low"], figures["high"] = self.repeats
-        return said("measure", code, **figures)
+        return message("measure", code, **figures)
 
 
 SPIKES = "loss_spikes"
-_BySeed = Mapping[int, Any]
+_BySeed = Mapping[int, float | None]
 
 
 def _ratio(name: str, variant: _BySeed, twin: _BySeed, most: float, workload: str | None = None) -> _Measure:
     """The ratio of the means over the seeds of both, or no value where a figure is absent or the twin's is zero."""
     seeds = [seed for seed in variant if seed in twin]
-    ours, twins = [variant[seed] for seed in seeds], [twin[seed] for seed in seeds]
+    ours, twins = ([figure for seed in seeds if (figure := arm[seed]) is not None] for arm in (variant, twin))
     if not seeds:
         return _Measure(name, None, most, workload, "no_common_rows")
-    if None in [*ours, *twins]:
+    if min(len(ours), len(twins)) < len(seeds):
         return _Measure(name, None, most, workload, "figure_null")
     if 0 in twins:
         return _Measure(name, None, most, workload, "twin_zero")
@@ -135,39 +134,42 @@ def _worst(measures: list[_Measure]) -> _Measure:
 def _finding(variant: str, kpi: str, measures: list[_Measure]) -> Finding:
     """The KPI is met when every measure is within its limit; the worst one decides, all that decide alike are told."""
     worst = _worst(measures)
-    told = [measure.said for measure in measures if measure.outcome == worst.outcome]
-    return Finding(
-        variant, "kpi", kpi, worst.outcome, "ratios", worst.name, worst.value, worst.most, {"measures": told}
-    )
+    told = as_json({"measures": [measure.message for measure in measures if measure.outcome == worst.outcome]})
+    return Finding(variant, "kpi", kpi, worst.outcome, "ratios", worst.name, worst.value, worst.most, told)
 
 
 def _inference_cost(evidence: Evidence, variant: str) -> Finding:
     limits = evidence.study.kpi.inference_cost
-    asked = {
-        "memory_ratio": ("peak_bytes", limits.memory_ratio_max),
-        "cost_per_token_ratio": ("cost_per_1m_tokens", limits.cost_per_token_ratio_max),
-    }
+    asked: list[tuple[str, Callable[[CostRow], float | None], float]] = [
+        ("memory_ratio", lambda row: row.peak_bytes, limits.memory_ratio_max),
+        ("cost_per_token_ratio", lambda row: row.cost_per_1m_tokens, limits.cost_per_token_ratio_max),
+    ]
     measures = []
-    for name, (column, most) in asked.items():
+    for name, figure, most in asked:
         served = [
             ratio
             for workload in evidence.study.cost.workload
-            for ratio in _served_ratios(evidence, variant, workload.name, name, column, most)
+            for ratio in _served_ratios(evidence, variant, workload.name, name, figure, most)
         ]
         measures.append(_worst(served))
     return _finding(variant, "inference_cost", measures)
 
 
 def _served_ratios(
-    evidence: Evidence, variant: str, workload: str, name: str, column: str, most: float
+    evidence: Evidence,
+    variant: str,
+    workload: str,
+    name: str,
+    figure: Callable[[CostRow], float | None],
+    most: float,
 ) -> list[_Measure]:
     """The ratio on every device and precision where both arms served the workload; one without a value if none."""
 
-    def figures(arm: str) -> dict[tuple[str, str], dict[int, Any]]:
-        found: dict[tuple[str, str], dict[int, Any]] = {}
+    def figures(arm: str) -> dict[tuple[str, str], dict[int, float | None]]:
+        found: dict[tuple[str, str], dict[int, float | None]] = {}
         for row in evidence.costs:
-            if row["arm"] == arm and row["workload"] == workload:
-                found.setdefault((row["device"], row["precision"]), {})[row["seed"]] = row[column]
+            if row.arm == arm and row.workload == workload:
+                found.setdefault((row.device, row.precision), {})[row.seed] = figure(row)
         return found
 
     ours, twins = figures(variant), figures(evidence.twin(variant))
@@ -183,21 +185,22 @@ def _upkeep(evidence: Evidence, variant: str) -> Finding:
         return diverged
     limits = evidence.study.kpi.upkeep
     ours, twins = (
-        {(row["seed"], row["device"], row["precision"], row["workers"]): row for row in evidence.trials_of(arm, "done")}
+        {(row.seed, row.device, row.precision, row.workers): row for row in evidence.trials_of(arm, "done")}
         for arm in (variant, evidence.twin(variant))
     )
     shared = [key for key in ours if key in twins]
 
-    def ratio(name: str, column: str, most: float) -> _Measure:
-        of_ours, of_twins = ({key[0]: rows[key][column] for key in shared} for rows in (ours, twins))
+    def ratio(name: str, figure: Callable[[TrialRow], float | None], most: float) -> _Measure:
+        of_ours, of_twins = ({key[0]: figure(rows[key]) for key in shared} for rows in (ours, twins))
         return _ratio(name, of_ours, of_twins, most)
 
     measures = [
-        ratio("training_cost_ratio", "training_cost", limits.training_cost_ratio_max),
-        ratio("stored_bytes_ratio", "weights_bytes", limits.stored_bytes_ratio_max),
+        ratio("training_cost_ratio", lambda row: row.training_cost, limits.training_cost_ratio_max),
+        ratio("stored_bytes_ratio", lambda row: row.weights_bytes, limits.stored_bytes_ratio_max),
     ]
-    spikes = [row["loss_spikes"] for row in evidence.trials_of(variant, "done")]
-    if spikes and None not in spikes:
+    done = evidence.trials_of(variant, "done")
+    spikes = [row.loss_spikes for row in done if row.loss_spikes is not None]
+    if spikes and len(spikes) == len(done):
         measures.append(_Measure(SPIKES, max(spikes), limits.loss_spikes_max))
     else:
         measures.append(_Measure(SPIKES, None, limits.loss_spikes_max, missing="no_trial_reports"))

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from sharelm.study import Study
 from sharelm.study.thresholds import STAGES
-from sharelm.tables.findings import Finding, Said, said
+from sharelm.tables.messages import Message, message
+from sharelm.tables.rows import Finding, rows_of
 from sharelm.words.say import listed, say
 
 _FEW = 3  # variants whose figures a line has room for; of more it says how far they reach, and the report has the rest
@@ -35,7 +36,7 @@ class Line:
 
 def headline(study: Study, verdicts: pa.Table) -> list[Line]:
     """Five lines from the table that `sharelm.verdict.decide` gives for this study."""
-    found = _Found(study, [Finding.of(row) for row in verdicts.to_pylist()])
+    found = _Found(study, rows_of(Finding, verdicts))
     return [_answer(found), _accuracy(found), _kpi(found, "inference_cost"), _kpi(found, "upkeep"), _rollout(found)]
 
 
@@ -61,11 +62,11 @@ class _Found:
         """The loss beside the twin of the same depth."""
         return self.axis(variant, "depth")
 
-    def who(self, names: list[str], each: str = "named", whole: str = "all") -> Said:
+    def who(self, names: list[str], each: str = "named", whole: str = "all") -> Message:
         """These variants by name, or by their number where they are all of many."""
         if len(names) == len(self.variants) > _FEW:
-            return said("who", whole, everyone=len(names))
-        return said("who", each, names=names)
+            return message("who", whole, everyone=len(names))
+        return message("who", each, names=names)
 
 
 def _grouped(told: Iterable[tuple[str, Any]]) -> list[tuple[Any, list[str]]]:
@@ -107,18 +108,18 @@ def _answer(found: _Found) -> Line:
     return Line(None, parts)
 
 
-def _savings(found: _Found, names: list[str], who: Said) -> list[Said]:
+def _savings(found: _Found, names: list[str], who: Message) -> list[Message]:
     saved = {name: found.loss(name).figures["saved"] for name in names}
     if len(names) <= _FEW:
-        return [said("saving", "one", variant=name, saved=saved[name]) for name in names]
+        return [message("saving", "one", variant=name, saved=saved[name]) for name in names]
     return [_reach("saving", "many", min(saved.values()), max(saved.values()), variants=who)]
 
 
-def _reach(kind: str, code: str, least: float, most: float, **figures: Any) -> Said:
+def _reach(kind: str, code: str, least: float, most: float, **figures: Any) -> Message:
     """From the least to the most, or one figure where they look the same."""
     figures |= {"least": least, "most": most}
     one, other = (say(kind, code, figures | {"most": end}) for end in (least, most))
-    return said(kind, code if one == other else f"{code}_range", **figures)
+    return message(kind, code if one == other else f"{code}_range", **figures)
 
 
 def _accuracy(found: _Found) -> Line:
@@ -130,7 +131,7 @@ def _accuracy(found: _Found) -> Line:
     for axis in found.study.twins.axes:
         if axis != "depth":
             groups = _grouped((name, found.axis(name, axis).outcome) for name in found.variants)
-            told = [said("line", "group", variants=found.who(names), outcome=outcome) for outcome, names in groups]
+            told = [message("line", "group", variants=found.who(names), outcome=outcome) for outcome, names in groups]
             parts.append(_part("axis", axis=axis, groups=told))
     return Line(title, parts)
 
@@ -172,7 +173,8 @@ def _compared(found: _Found, name: str) -> str:
 def _told_as(kpi: Finding) -> str:
     if kpi.code in _KEPT:
         return "loss_tasks_not_shown" if kpi.figures["unshown_tasks"] else "loss"
-    return {"loss_worse": "loss", "diverged_unexplained": "diverged"}.get(kpi.code, kpi.code)
+    code = kpi.message["code"]
+    return {"loss_worse": "loss", "diverged_unexplained": "diverged"}.get(code, code)
 
 
 def _kpi(found: _Found, name: str) -> Line:
@@ -216,5 +218,6 @@ def _reached(found: _Found, name: str) -> tuple[str, dict[str, Any]]:
     reached = sum(stage.outcome == "supported" for stage in stages)
     if reached == len(stages):
         return "ready_for_last", {"stage": STAGES[-1]}
-    asks = {"lack": say("asks", stages[reached].code, stages[reached].figures)}
+    lacking = stages[reached].message
+    asks = {"lack": say("asks", lacking["code"], lacking["figures"])}
     return ("ready_up_to", asks | {"reached": STAGES[reached - 1]}) if reached else ("not_ready", asks)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import string
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from sharelm.formats import NOTHING
-from sharelm.tables.findings import Finding, Said, said
+from sharelm.tables.messages import Message, message
+from sharelm.tables.rows import Finding, SharingWorthRow
 from sharelm.words.formats import FORMATS
 
 Entry = str | dict[str, str]  # a template, or one for each grammatical number
@@ -32,14 +34,20 @@ def say(place: str, code: str, figures: Mapping[str, Any]) -> str:
 
 def sentence(finding: Finding) -> str:
     """A finding as a reader is told it, its notes included."""
-    return _whole(finding.said if finding.code else said("unknown", "older"))
+    return _whole(finding.message)
 
 
-def spoken(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the `verdicts` table with its figures unpacked, and its sentence beside them."""
-    finding = Finding.of(row)
-    plain = {name: value for name, value in row.items() if name != "figures_json"}
-    return plain | {"figures": dict(finding.figures), "sentence": sentence(finding)}
+def why(row: SharingWorthRow) -> str | None:
+    """Why a quantity, or an end of its interval, is not shown; None where nothing is missing."""
+    return say("worth", row.code, row.figures) if row.code else None
+
+
+def spoken(row: Finding | SharingWorthRow) -> dict[str, Any]:
+    """A row as plain values with its figures unpacked, and its words beside them."""
+    plain = asdict(row)
+    del plain["figures_json"]
+    words = {"sentence": sentence(row)} if isinstance(row, Finding) else {"reason": why(row)}
+    return plain | {"figures": row.figures} | words
 
 
 def lack(finding: Finding) -> str:
@@ -52,13 +60,13 @@ def name_of(identifier: str, form: str = "name") -> str:
     return str(catalogue()[form][identifier])
 
 
-def say_it(thing: Said) -> str:
-    """What the catalogue has for something to say in its own place."""
-    return say(thing["kind"], thing["code"], thing["figures"])
+def render(found: Message) -> str:
+    """What the catalogue has for a message."""
+    return say(found["kind"], found["code"], found["figures"])
 
 
-def _whole(thing: Said) -> str:
-    return listed("sentences", [thing, *thing["figures"].get("notes", [])])
+def _whole(found: Message) -> str:
+    return listed("sentences", [found, *found["figures"].get("notes", [])])
 
 
 def listed(how: str, items: Sequence[Any]) -> str:
@@ -66,10 +74,10 @@ def listed(how: str, items: Sequence[Any]) -> str:
     pattern, texts, before = catalogue()["list"][how], [], False
     assert isinstance(pattern, dict)
     for item in items:
-        if _sayable(item):
+        if _is_message(item):
             again = f"{item['kind']}_again"
             repeats = item["code"] in catalogue().get(again, {})
-            texts.append(say_it({**item, "kind": again} if repeats and before else item))
+            texts.append(render(message(again, item["code"], **item["figures"]) if repeats and before else item))
             before = before or repeats
         else:
             texts.append(str(item))
@@ -79,7 +87,7 @@ def listed(how: str, items: Sequence[Any]) -> str:
     return text
 
 
-def _sayable(value: Any) -> bool:
+def _is_message(value: Any) -> TypeGuard[Message]:
     return isinstance(value, dict) and "code" in value
 
 
@@ -90,7 +98,7 @@ class _Fill(string.Formatter):
         """A slot's value in its formats, one after the other."""
         for step in spec.split("|") if spec else ():
             value = _formatted(value, *step.split(" "))
-        return say_it(value) if _sayable(value) else NOTHING if value is None else str(value)
+        return render(value) if _is_message(value) else NOTHING if value is None else str(value)
 
 
 def _formatted(value: Any, how: str, *arguments: str) -> Any:

@@ -12,7 +12,8 @@ from sharelm.store import open_store
 from sharelm.store.studies import record_study
 from sharelm.study import load_study
 from sharelm.tables import TABLES
-from sharelm.tables.findings import Finding, said
+from sharelm.tables.messages import as_json, message
+from sharelm.tables.rows import Finding, table_of
 
 OLD, NEW = "0" * 20, "1" * 20
 LINES = ["Shown: albert keeps the loss.", "Accuracy: met.", "Inference cost: not met.", "Upkeep: met.", "Roll-out: so."]
@@ -24,14 +25,14 @@ def rows(table, values):
 
 
 def stage(variant, name, outcome, code, figures=None):
-    return Finding(variant, "stage", name, outcome, code, None, None, None, figures or {}).row
+    return Finding(variant, "stage", name, outcome, code, None, None, None, as_json(figures or {}))
 
 
-NOT_SHOWN = {"of": "accuracy", "outcome": "not_shown", "finding": said("kpi", "one_document", documents=1)}
+NOT_SHOWN = {"of": "accuracy", "outcome": "not_shown", "finding": message("kpi", "one_document", documents=1)}
 
 
 def plant(store, step, lines, findings):
-    store.commit_rows("verdicts", "quickstart", step, rows("verdicts", findings))
+    store.commit_rows("verdicts", "quickstart", step, table_of(Finding, findings))
     store.commit_rows("comparisons", "quickstart", step, rows("comparisons", [{"variant": "albert", "seeds": 2}]))
     files = {"report.html": b"<p>\xc3\xa9</p>", "report.md": step.encode(), "report.json": b"{}"}
     store.commit("reports", "quickstart", step, files, facts={"headline": lines})

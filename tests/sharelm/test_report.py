@@ -6,6 +6,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from sharelm.study import expand
+from sharelm.tables.rows import Finding, rows_of
 from sharelm.words import spoken
 from tests.sharelm import synthetic
 from tests.sharelm.report_helpers import Page, reported, study_of
@@ -48,7 +49,7 @@ def test_how_far_it_goes_stands_beside_the_verdict(page):
 
 def test_every_kpi_with_its_figures_and_thresholds(made, page):
     report, tables, _ = made
-    rows = [spoken(row) for row in tables["verdicts"].to_pylist() if row["kind"] == "kpi"]
+    rows = [spoken(row) for row in rows_of(Finding, tables["verdicts"]) if row.kind == "kpi"]
     assert len(rows) == 6
     for row in rows:
         assert row["sentence"] in page.sections["verdict"]
@@ -223,7 +224,7 @@ def test_the_json_has_the_figures_of_the_tables(made):
     assert tree["study"]["study"]["name"] == "quickstart"
     for table in ("comparisons", "verdicts"):
         rows = tables[table].to_pylist()
-        rows = [spoken(row) for row in rows] if table == "verdicts" else rows
+        rows = [spoken(row) for row in rows_of(Finding, tables[table])] if table == "verdicts" else rows
         assert len(tree[table]) == len(rows)
         assert all(row in tree[table] for row in rows)
     scores = tables["scores"].to_pylist()

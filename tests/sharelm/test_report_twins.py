@@ -1,6 +1,7 @@
 """The report, verdict and caveats of a study with twins on five axes and a ladder, from planted tables."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pyarrow.compute as pc
@@ -10,6 +11,8 @@ from sharelm.formats import si, significant
 from sharelm.report import build
 from sharelm.study import Measured, Speeds, expand
 from sharelm.study.load import study_from_tree
+from sharelm.tables.messages import as_json
+from sharelm.tables.rows import Finding, SharingWorthRow, rows_of, table_of
 from sharelm.verdict import decide
 from sharelm.words import spoken
 from tests.sharelm.small import TREE
@@ -107,7 +110,7 @@ def test_an_axis_that_is_more_than_a_hundredth_off_is_flagged():
     speeds = Speeds(10_000.0, 100.0)  # too slow to be trained past the warm-up in the variant's time
     study = study_of(speeds=speeds)
     tables = synthetic_tables(study)
-    rows = [row for row in tables["verdicts"].to_pylist() if row["name"] == "time"]
+    rows = [row for row in rows_of(Finding, tables["verdicts"]) if row.name == "time"]
     assert len(rows) == 2
     for row in rows:
         assert "off on this axis, more than 1 %" in spoken(row)["sentence"]
@@ -175,22 +178,26 @@ def test_what_a_loop_is_worth_stands_on_the_page():
         assert [variant, "parameters outside the embedding", f"{price['removed_percent']:.1f} %"] in [
             row[:3] for row in page.rows
         ]
-    assert json.loads(done.json)["sharing_worth"] == TABLES["sharing_worth"].to_pylist()
+    assert json.loads(done.json)["sharing_worth"] == [
+        spoken(row) for row in rows_of(SharingWorthRow, TABLES["sharing_worth"])
+    ]
 
 
 def test_an_open_end_and_a_reason_are_shown_as_such():
-    rows = TABLES["sharing_worth"].to_pylist()
+    beyond = {"interval_low": None, "code": "beyond_ladder", "figures_json": as_json({"shallowest": 3, "deepest": 4})}
+    unknown = {"value": None, "interval_low": None, "interval_high": None}
     open_end = [
-        row | {"interval_low": None, "reason": "the interval reaches beyond"}
-        if (row["variant"], row["quantity"]) == ("cycle", "phi")
-        else row | ({"value": None, "interval_low": None, "interval_high": None} if row["variant"] == "albert" else {})
-        for row in rows
+        replace(row, **beyond)
+        if (row.variant, row.quantity) == ("cycle", "phi")
+        else replace(row, **(unknown if row.variant == "albert" else {}))
+        for row in rows_of(SharingWorthRow, TABLES["sharing_worth"])
     ]
-    schema = TABLES["sharing_worth"].schema
-    page = Text(report({**TABLES, "sharing_worth": type(TABLES["trials"]).from_pylist(open_end, schema=schema)}).html)
+    done = report({**TABLES, "sharing_worth": table_of(SharingWorthRow, open_end)})
+    page = Text(done.html)
     cycle, albert = (next(r for r in page.rows if r[0] == name and len(r) == 7) for name in ("cycle", "albert"))
     assert cycle[4].startswith("… to ")
-    assert cycle[6] == "the interval reaches beyond"
+    assert cycle[6] == "the interval reaches beyond the ladder, depth 3 to 4"
+    assert "| the interval reaches beyond the ladder, depth 3 to 4 |" in done.markdown
     assert albert[1:5] == ["–", "–", "–", "–"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -18,6 +20,7 @@ from tests.sharelm.small import TREE
 
 PRICES = [f"{unit}_per_percent_{of}" for of in ("stored", "of_blocks") for unit in ("nats", "perplexity")]
 CYCLE = {"name": "shared", "scheme": "cycle", "blocks": 4}
+TIED = {"name": "shared", "scheme": "independent", "ties": ["feed_forward"]}
 
 
 def study_of(variant=CYCLE, ladder=(2, 3, 5, 6), axes=("depth", "parameters")):
@@ -66,6 +69,11 @@ def found(study, rows):
     return {row["quantity"]: row for row in table.to_pylist()}
 
 
+def told(row):
+    """Why a figure is missing."""
+    return row["code"], json.loads(row["figures_json"])
+
+
 # the depth that each is worth at phi, by hand
 SCHEMES = [
     ({"name": "shared", "scheme": "albert"}, lambda phi: 8**phi),
@@ -84,7 +92,7 @@ def test_a_planted_phi_without_noise_is_found(variant, depth):
     assert rows["effective_depth"]["value"] == pytest.approx(depth(0.46), abs=1e-6)
     for row in (rows["phi"], rows["effective_depth"]):
         assert (row["interval_low"], row["interval_high"]) == pytest.approx((row["value"],) * 2, abs=1e-3)
-        assert (row["reason"], row["seeds"], row["documents"]) == (None, 2, 60)
+        assert (row["code"], row["figures_json"], row["seeds"], row["documents"]) == (None, "{}", 2, 60)
         assert [name for name in row["against"] if name != "independent"] == sorted(row["against"])[1:]
 
 
@@ -107,23 +115,23 @@ def test_more_noise_widens_until_the_ladder_ends():
         width = quiet[quantity]["interval_high"] - quiet[quantity]["interval_low"]
         assert 0 < width < 0.2
         assert (loud[quantity]["interval_low"], loud[quantity]["confidence"]) == (None, 0.95)
-        assert "beyond the ladder, depth 4 to 8" in loud[quantity]["reason"]
+        assert told(loud[quantity]) == ("beyond_ladder", {"shallowest": 4, "deepest": 8})
 
 
 @pytest.mark.parametrize(
-    ("losses", "said"),
+    ("losses", "why"),
     [
-        ({"shared": 9.0}, "not lower than that of the shallowest rung, 2"),
-        ({"shared": 1.0}, "lower than that of the deepest rung, 8"),
-        ({"independent-L3": 2.0, "shared": 2.1}, "does not fall with depth"),
+        ({"shared": 9.0}, ("not_below_shallowest", {"depth": 2})),
+        ({"shared": 1.0}, ("below_deepest", {"depth": 8})),
+        ({"independent-L3": 2.0, "shared": 2.1}, ("ladder_does_not_fall", {})),
     ],
 )
-def test_a_loss_off_the_ladder_is_not_shown(losses, said):
+def test_a_loss_off_the_ladder_is_not_shown(losses, why):
     study = study_of()
     rows = found(study, scores(planted(study, 5) | losses, noise=0.001))
     for quantity in ("phi", "effective_depth"):
         assert (rows[quantity]["value"], rows[quantity]["interval_low"]) == (None, None)
-        assert said in rows[quantity]["reason"]
+        assert told(rows[quantity]) == why
     assert rows["nats_per_percent_stored"]["value"] is not None
 
 
@@ -132,10 +140,11 @@ def test_what_was_not_scored_or_not_with_every_seed_is_no_rung():
     everything = scores(planted(study, 5), noise=0.001)
     trials = np.array(everything["trial"].to_pylist())
     one = found(study, everything.filter(pa.array(trials != "independent-L4.s1")))
-    assert "has 1 rung with its seeds" in one["phi"]["reason"]
+    assert told(one["phi"]) == ("too_few_rungs", {"count": 1})
     none = found(study, everything.filter(pa.array([not name.startswith("shared") for name in trials])))
     assert {row["value"] for row in none.values()} == {None}
-    assert none["phi"]["reason"] == "it was not scored"
+    assert told(none["phi"]) == ("unscored", {})
+    assert told(none["nats_per_percent_stored"]) == ("no_common_seed", {})
     assert {row["seeds"] for row in none.values()} == {0}
     assert {row["value"] for row in found(study, everything.slice(0, 0)).values()} == {None}
 
@@ -146,7 +155,7 @@ def test_one_document_gives_no_interval():
     assert rows["effective_depth"]["value"] == pytest.approx(5)
     for row in rows.values():
         assert (row["interval_low"], row["interval_high"]) == (None, None)
-        assert row["reason"] == "an interval needs two documents"
+        assert told(row) == ("one_document", {})
 
 
 def test_arms_of_another_shape_or_length_are_no_rungs():
@@ -189,6 +198,27 @@ def test_the_price_has_the_interval_of_the_comparison():
         for end in ("interval_low", "interval_high"):
             assert row[end] * row["removed_percent"] == pytest.approx(scale(loss[end]))
         assert row["confidence"] == loss["confidence"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "code"),
+    [
+        (TIED, "no_loop"),
+        ({"name": "shared", "scheme": "prelude_core_coda", "prelude": 2, "core": 1, "coda": 2}, "loops_add_nothing"),
+    ],
+)
+def test_a_depth_without_phi_says_why(variant, code):
+    study = study_of(variant)
+    rows = found(study, scores(planted(study, 3.5)))
+    assert rows["effective_depth"]["value"] == pytest.approx(3.5)
+    assert (rows["phi"]["value"], rows["phi"]["interval_low"]) == (None, None)
+    assert told(rows["phi"]) == (code, {})
+
+
+def test_a_variant_that_stores_no_fewer_parameters_has_no_price():
+    study = study_of({"name": "shared", "scheme": "relaxed", "blocks": 4, "rank": 16})
+    rows = found(study, scores(planted(study, 5)))
+    assert {(rows[price]["value"], *told(rows[price])[:1]) for price in PRICES} == {(None, "stores_no_fewer")}
 
 
 def test_sharing_without_a_loop_has_a_depth_and_no_phi():

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from sharelm.errors import InputError, IntegrityError, StoreError
 from sharelm.store import FileRecord, open_store
 from sharelm.tables import SCHEMA_VERSION, TABLES
-from sharelm.words import spoken
+from sharelm.tables.rows import Finding, SharingWorthRow
+from sharelm.tables.rows import rows_of as typed_rows
+from sharelm.words import spoken, why
 from tests.sharelm.store_helpers import rows_of
 
 
@@ -195,17 +197,34 @@ def test_a_column_that_an_older_schema_lacked_is_null(store, tmp_path):
     assert store.read("trials")["tokens"].to_pylist() == 2 * rows["tokens"].to_pylist()
 
 
+def commit_older(store, path, table, row, version):
+    """Commit a row as an older version wrote it."""
+    pq.write_table(pa.Table.from_pylist([row]), path)
+    store.commit(table, "s", "a", {"rows.parquet": path.read_bytes()}, rows=1)
+    key = f"{table}/study=s/step=a/manifest.json"
+    overwrite(store, key, json.dumps(json.loads(store.objects.get(key)) | {"schema_version": version}).encode())
+
+
 def test_a_verdict_of_an_older_schema_is_read_and_says_so(store, tmp_path):
     """Before version 4 a row held its sentence, which later versions make of a code and figures."""
     row = {"variant": "cycle", "kind": "kpi", "name": "upkeep", "outcome": "met", "measure": "loss spikes"}
     row |= {"value": 0.0, "threshold": 0.0, "reason": "0 loss spikes (at most 0)."}
-    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
-    store.commit("verdicts", "s", "a", {"rows.parquet": (tmp_path / "rows.parquet").read_bytes()}, rows=1)
-    key = "verdicts/study=s/step=a/manifest.json"
-    overwrite(store, key, json.dumps(json.loads(store.objects.get(key)) | {"schema_version": 3}).encode())
-    (read,) = store.read("verdicts").to_pylist()
-    assert (read["outcome"], read["value"], read["code"], read["figures_json"]) == ("met", 0.0, None, None)
+    commit_older(store, tmp_path / "rows.parquet", "verdicts", row, version=3)
+    (read,) = typed_rows(Finding, store.read("verdicts"))
+    assert (read.outcome, read.value, read.code, read.figures) == ("met", 0.0, None, {})
     assert spoken(read)["sentence"] == "An older ShareLM recorded this; its report says why."
+
+
+def test_a_worth_of_an_older_schema_is_read_without_its_sentence(store, tmp_path):
+    """Before version 5 a row held the sentence why a figure is missing."""
+    row = {"variant": "cycle", "quantity": "phi", "value": None, "interval_low": None, "interval_high": None}
+    row |= {"confidence": 0.95, "against": ["independent"], "removed_percent": None, "seeds": 0, "documents": 0}
+    commit_older(store, tmp_path / "rows.parquet", "sharing_worth", row | {"reason": "it was not scored"}, version=4)
+    (read,) = typed_rows(SharingWorthRow, store.read("sharing_worth"))
+    assert (read.quantity, read.confidence, read.against, read.code, read.figures) == (
+        "phi", 0.95, ["independent"], None, {},
+    )  # fmt: skip
+    assert why(read) is None
 
 
 def damage_truncate(store, key):

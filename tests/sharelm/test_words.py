@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 
 from cluster.evidence import GateNotMet, check_gate
 from sharelm.report import build
+from sharelm.statistics import worth
 from sharelm.study import expand
 from sharelm.study.load import study_from_tree
 from sharelm.tables import TABLES
-from sharelm.tables.findings import Finding
-from sharelm.words import headline, lack, say, sentence, spoken
+from sharelm.tables.rows import Finding, SharingWorthRow, rows_of
+from sharelm.words import headline, lack, say, sentence, spoken, why
 from sharelm.words.formats import percent_beside
 from tests.sharelm import synthetic
 from tests.sharelm.report_helpers import study_of as reported_study
+from tests.sharelm.test_statistics_worth import TIED, planted, scores
+from tests.sharelm.test_statistics_worth import study_of as worth_study
 from tests.sharelm.verdict_helpers import LOSSES, STUDY, compared, served, study_of, trained, verdict
 
 saying = importlib.import_module("sharelm.words.say")  # the module, which the package hides behind its function
@@ -35,12 +38,12 @@ MANY = variants_of(1, 2, 1, 2)
 
 def everything_said(study, found):
     """All that a reader is told of these verdicts."""
-    rows = [Finding.of(row) for row in found.to_pylist()]
+    rows = rows_of(Finding, found)
     told = [sentence(row) for row in rows] + [lack(row) for row in rows if row.outcome == "not_supported"]
     told += [line.text for line in headline(study, found)]
     for stage in ("proof_of_concept", "everywhere"):
         try:
-            check_gate({"study": "s", "verdicts": [spoken(row) for row in found.to_pylist()]}, stage)
+            check_gate({"study": "s", "verdicts": [spoken(row) for row in rows]}, stage)
         except GateNotMet as error:
             told.append(str(error))
     return told
@@ -142,11 +145,38 @@ def test_every_entry_is_said_of_some_verdict_and_every_code_has_an_entry(monkeyp
         for told in everything_said(study, verdict(study, **evidence)):
             assert re.search(r"[{}]|None|not_|_ratio|_cost", told) is None, told
             assert told.endswith(".")
-    older = dict.fromkeys(TABLES["verdicts"].names)
-    assert sentence(Finding.of(older)) == lack(Finding.of(older)) == real("unknown", "older", {})
-    elsewhere = ("list", "name", "same", "quantity", "caveat", "caveat_group", "scope", "condition")
+    older = Finding(**dict.fromkeys(TABLES["verdicts"].names))
+    assert sentence(older) == lack(older) == real("unknown", "older", {})
+    elsewhere = ("list", "name", "same", "quantity", "caveat", "caveat_group", "scope", "condition", "worth")
     entries = {(place, code) for place, codes in saying.catalogue().items() for code in codes if place not in elsewhere}
     assert entries - used == set()
+
+
+def test_every_reason_why_a_figure_is_missing_has_its_words_and_is_given():
+    used, core = set(), {"name": "shared", "scheme": "prelude_core_coda", "prelude": 2, "core": 1, "coda": 2}
+    ladder, short, looped = worth_study(), worth_study(ladder=()), worth_study(core)
+    tied = worth_study(TIED)
+    large = worth_study({"name": "shared", "scheme": "relaxed", "blocks": 4, "rank": 16})
+    alone, without = planted(short, 5), planted(short, 5)
+    del alone["independent-L4"], without["shared"]
+    for study, evidence in (
+        *((ladder, scores(planted(ladder, 5) | {"shared": loss})) for loss in (1.0, 9.0)),
+        (ladder, scores(planted(ladder, 5) | {"independent-L3": 2.0, "shared": 2.1})),
+        (ladder, scores(planted(ladder, 5), documents=1)),
+        (looped, scores(planted(looped, 3.5))),
+        *((study, scores(planted(study, 5))) for study in (tied, large)),
+        (short, scores(planted(short, 4.1), noise=0.03)),
+        *((short, scores(losses)) for losses in (alone, without)),
+    ):
+        for row in rows_of(SharingWorthRow, worth(expand(study), evidence)):
+            missing = None in (row.value, row.interval_low, row.interval_high)
+            assert (row.code is None) <= (not missing), row
+            assert all(re.fullmatch(r"\w*", text) for text in texts_in(row.figures)), row
+            if row.code is not None:
+                assert re.fullmatch(r"[a-z][^{}]+[^.{}]", why(row)), why(row)
+                assert spoken(row)["reason"] == why(row)
+                used.add(row.code)
+    assert used == set(saying.catalogue()["worth"])
 
 
 leaves = st.fixed_dictionaries(

@@ -14,7 +14,8 @@ from sharelm.report.summary import summarise
 from sharelm.study import Plan, Speeds, expand
 from sharelm.study.load import study_from_tree
 from sharelm.study.thresholds import STAGES
-from sharelm.words import name_of, say_it
+from sharelm.tables.rows import TuningRow
+from sharelm.words import name_of, render
 from tests.sharelm import synthetic
 from tests.sharelm.report_helpers import study_of
 from tests.sharelm.synthetic import FACTS, synthetic_tables
@@ -79,8 +80,9 @@ def planted():
     yield of(TWINS, changed("trials", "cycle", epochs=2.5))
     tuned = asked(training={**tree["training"], "tune": {"learning_rates": [0.001, 0.003, 0.01], "tokens": 40_960}})
     _, summary, facts = of(QUICKSTART, tables)
-    rate = {"chosen_learning_rate": 0.01, "at_edge": True}
-    tunings = [{"arm": "albert", "status": "diverged", **rate}, {"arm": "cycle", "status": "done", **rate}]
+    proxy = {"learning_rate": 0.01, "tokens": 40_960, "seed": 0, "loss_nats": 3.0, "training_seconds": 1.0}
+    rate = proxy | {"chosen_learning_rate": 0.01, "at_edge": True}
+    tunings = [TuningRow(arm=arm, status=status, **rate) for arm, status in (("albert", "diverged"), ("cycle", "done"))]
     yield tuned, dataclasses.replace(summary, tunings=tunings), facts
 
 
@@ -98,7 +100,7 @@ def test_every_caveat_can_be_said_and_holds_no_sentence(monkeypatch):
     for study, summary, facts in [*planted(), apart(monkeypatch)]:
         groups = caveats(study, summary, facts)
         for found in [*scope(study, summary), *(caveat for _, those in groups for caveat in those)]:
-            told = say_it(found)
+            told = render(found)
             assert told.endswith(".")
             assert re.search(r"[{}]|None", told) is None, told
             inner = found["figures"].get("trials", [])

@@ -8,6 +8,7 @@ import pyarrow as pa
 from sharelm.study import expand
 from sharelm.study.load import study_from_tree
 from sharelm.tables import TABLES
+from sharelm.tables.rows import Finding, rows_of
 from sharelm.verdict import decide
 from sharelm.words import spoken
 
@@ -140,6 +141,6 @@ def verdict(study=STUDY, comparisons=None, trials=None, costs=None):
 
 
 def only(found, name, variant="cycle"):
-    rows = [row for row in found.to_pylist() if (row["name"], row["variant"]) == (name, variant)]
+    rows = [row for row in rows_of(Finding, found) if (row.name, row.variant) == (name, variant)]
     assert len(rows) == 1
     return spoken(rows[0])
