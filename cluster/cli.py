@@ -88,6 +88,49 @@ def prepare(study: StudyFile, store: Store = DEFAULT_STORE, json: Json = False) 
     _study_program("jobs.prepare", study, store, json)
 
 
+@app.command(rich_help_panel=ASK)
+def nightly(
+    studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="Study files (TOML).", show_default=False)],
+    store: Store = DEFAULT_STORE,
+    night: Annotated[
+        str | None, typer.Option("--night", metavar="DATE", help="The night; today's date (UTC) without it.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be measured anew; spends nothing.")] = False,
+    accept: Annotated[
+        str | None,
+        typer.Option("--accept", metavar="METRIC", help="Make the newest night this metric's baseline; runs nothing."),
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", help="Why it is accepted; kept in the store.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run studies anew and say what got worse. Exit code 0: nothing, 3: something, 1: a study could not run."""
+    from datetime import UTC, datetime
+
+    from cluster.nightly import accept as accept_baseline
+    from cluster.nightly import nightly_plan, nightly_plan_text
+    from cluster.show import print_json
+
+    night = night or datetime.now(UTC).date().isoformat()
+    if (accept is None) != (reason is None):
+        raise InputError("--accept and --reason belong together")
+    if accept is not None and reason is not None:
+        if len(studies) != 1:
+            raise InputError("--accept takes one STUDY")
+        row = accept_baseline(str(studies[0]), store, accept, reason)
+        print(f"the baseline of {row.metric} is night {row.night} from now on")
+    elif plan:
+        planned = nightly_plan(studies, store, night)
+        if json:
+            print_json(planned)
+        else:
+            print(nightly_plan_text(planned))
+    else:
+        named = [part for study in studies for part in ("--study", str(study))]
+        _become_program("jobs.nightly", [*named, "--store", store, "--night", night], json)
+
+
 def _study_program(program: str, study: Path, store: str, json: bool) -> NoReturn:
     from sharelm.study import load_study
 
@@ -96,9 +139,13 @@ def _study_program(program: str, study: Path, store: str, json: bool) -> NoRetur
 
 
 def _become(program: str, study: str, store: str, json: bool) -> NoReturn:
+    _become_program(program, ["--study", study, "--store", store], json)
+
+
+def _become_program(program: str, options: list[str], json: bool) -> NoReturn:
     # The program takes this process's place: its exit code, its terminal and Ctrl-C are then its own.
     # -P keeps a folder called jobs in the current directory from being run instead.
-    arguments = ["-P", "-m", program, "--study", study, "--store", store, *(["--json"] if json else [])]
+    arguments = ["-P", "-m", program, *options, *(["--json"] if json else [])]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *arguments])
 

@@ -29,13 +29,16 @@ from sharelm.study.tune import Tuning
 class Driver:
     """One run of a study: steps that measure what the plan rests on, then those of the plan."""
 
-    def __init__(self, request: Request, items: Mapping[str, list[Any]], progress: Progress) -> None:
+    def __init__(
+        self, request: Request, items: Mapping[str, list[Any]], progress: Progress, night: str | None = None
+    ) -> None:
         study, self._base, self._store, data = request
         self._progress = progress
         study, have, machine = lay_out(study, self._store.uri, data, progress.stage)
         self._board: Any = Board.options(scheduling_strategy=here()).remote()  # type: ignore[attr-defined]
-        self._context = Context(study, self._store.uri, data, machine, have, self._board)
+        self._context = Context(study, self._store.uri, data, machine, have, self._board, night)
         self._kinds = kinds(self._context, items)
+        self._went_on = False
 
     def run(self) -> tuple[Plan, list[Step]]:
         """The plan and all its steps, carried out; raises `ShareLMError` where one of them could not be."""
@@ -46,6 +49,7 @@ class Driver:
         steps = study_steps(plan, self._context, self._base)
         loop = self._loop(steps)
         missing = sum(step.kind == "trial" for step in loop.missing)
+        self._went_on = missing < len(plan.trials)
         self._progress.stage(
             f"study {study.name}: {len(plan.trials)} trials, {len(plan.trials) - missing} already there; "
             f"{self._context.machine.device_name}"
@@ -112,6 +116,7 @@ class Driver:
             "device": machine.device_name,
             "precision": machine.precision,
             "wall_seconds": time.time() - started,
+            "went_on": self._went_on,  # from an earlier run, whose time is not counted
             "compute_seconds": covered((start, end) for _, start, end in spans),
             "seconds": {
                 kind: covered((start, end) for k, start, end in spans if k == kind)

@@ -7,6 +7,7 @@ input, 130 interrupted; what was committed stays, and running again carries on f
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -21,16 +22,16 @@ from sharelm.store import Manifest, open_store
 from sharelm.store.studies import record_study
 
 
-def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
-    """Run the study to its report; returns the report's manifest and whether it was there already.
+def run_study(path: Path, uri: str, night: str | None = None) -> tuple[Manifest, bool]:
+    """Run the study (its night) to its report; returns the report's manifest and whether it was there already.
 
     Whatever can be wrong with study, data and store is found before Ray is started; the study is recorded once it
     is known that it can run.
     """
-    started, load = psutil.Process().create_time(), LoadOfOthers()
+    started, load = time.time() if night else psutil.Process().create_time(), LoadOfOthers()
     request = read_request(path, uri)
     study, base, store, data = request
-    step = report_step(study, data, base)
+    step = report_step(study, data, base, night)
     found = store.find("reports", study.name, step)
     if found is not None:
         return found, True
@@ -42,7 +43,7 @@ def run_study(path: Path, uri: str) -> tuple[Manifest, bool]:
         from jobs.session import ray_session
 
         with ray_session(load, progress.stage):
-            driver = Driver(request, items, progress)
+            driver = Driver(request, items, progress, night)
             revision = record_study(store, study, str(path))
             plan, steps = driver.run()
             return driver.finish(plan, steps, step, revision, started), False

@@ -141,6 +141,11 @@ def report_step(study: Study, data: str, base: Path, night: str | None = None) -
     )
 
 
+def night_step(study: str, night: str) -> str:
+    """Names a study's night in the table `history`: a night that is tried again is the same night."""
+    return digest({"step": "night", "study": study, "night": night})
+
+
 def file_digest(task: Task, base: Path) -> str | None:
     """Digest of the content of a task's file; None for a task on held-out documents."""
     if task.file is None:

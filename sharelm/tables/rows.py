@@ -231,3 +231,46 @@ class Finding(Row):
     def message(self) -> Message:
         """This finding as part of another one; one without a code is of an older ShareLM."""
         return message(self.kind, self.code, **self.figures) if self.code else message("unknown", "older")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryRow(Row):
+    """One metric of one night beside its baseline."""
+
+    TABLE = "history"
+    night: str
+    metric: str
+    subject: str
+    unit: str
+    worse: str
+    value: float
+    baseline_night: str
+    baseline_value: float | None
+    relative: bool
+    change: float | None
+    change_low: float | None
+    change_high: float | None
+    state: str
+    since: str | None
+    spread: float | None
+    detectable: float | None
+    device: str
+    code: str
+    packages_json: str
+
+    @property
+    def key(self) -> str:
+        """What names the metric through all nights: `metric:subject`, or `metric` alone."""
+        return f"{self.metric}:{self.subject}" if self.subject else self.metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineRow(Row):
+    """A baseline that somebody moved to a later night."""
+
+    TABLE = "baselines"
+    metric: str
+    night: str
+    reason: str
+    accepted_by: str
+    accepted_at: str

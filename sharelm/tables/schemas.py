@@ -264,4 +264,44 @@ TABLES: dict[str, pa.Schema] = {
             ),
         ]
     ),
+    "history": pa.schema(
+        [
+            _field("night", pa.string(), "the night, such as 2026-11-28"),
+            _field("metric", pa.string(), "what was measured, such as decode_ms_p50"),
+            _field("subject", pa.string(), "an arm, arm/workload or arm/task; empty for the whole night"),
+            _field("unit", pa.string(), "the unit of value; currency is the study's"),
+            _field("worse", pa.string(), "which way is worse: higher or lower"),
+            _field("value", pa.float64(), "the night's figure: the mean (quality) or median over the arm's seeds"),
+            _field("baseline_night", pa.string(), "first night of the accepted baseline"),
+            _field("baseline_value", pa.float64(), "what value is held against; null while the baseline is learnt"),
+            _field("relative", pa.bool_(), "whether change, its interval, spread and detectable are relative"),
+            _field("change", pa.float64(), "value less baseline (over baseline); null where nothing is told of it"),
+            _field("change_low", pa.float64(), "lower end of its interval; null where it has none"),
+            _field("change_high", pa.float64(), "upper end of its interval; null where it has none"),
+            _field(
+                "state",
+                pa.string(),
+                "learning, well, spike (one night), worse (an alarm), better, or not_comparable with the baseline",
+            ),
+            _field("since", pa.string(), "first night of a spike or of a lasting change; null without one"),
+            _field("spread", pa.float64(), "standard deviation from night to night; null for quality and while learnt"),
+            _field(
+                "detectable",
+                pa.float64(),
+                "smallest lasting change for the worse that 3 nights find nine times out of ten; null likewise",
+            ),
+            _field("device", pa.string(), "device name as the driver reports it"),
+            _field("code", pa.string(), "digest of ShareLM's code"),
+            _field("packages_json", pa.string(), "versions of Python and of the packages that results depend on"),
+        ]
+    ),
+    "baselines": pa.schema(
+        [
+            _field("metric", pa.string(), "a metric, or metric:subject, whose baseline moves"),
+            _field("night", pa.string(), "first night of the new baseline"),
+            _field("reason", pa.string(), "why the change is accepted"),
+            _field("accepted_by", pa.string(), "user name of who accepted it"),
+            _field("accepted_at", pa.string(), "when, UTC, ISO 8601"),
+        ]
+    ),
 }

@@ -9,10 +9,12 @@ import pytest
 from sharelm.store import open_store
 from sharelm.tables import TABLES
 from sharelm.tables.rows import (
+    BaselineRow,
     ComparisonRow,
     CostRow,
     DistanceRow,
     Finding,
+    HistoryRow,
     ScoreRow,
     SharingWorthRow,
     TrialRow,
@@ -25,7 +27,18 @@ from tests.sharelm.synthetic import synthetic_tables
 
 KINDS = {
     kind.TABLE: kind
-    for kind in (TrialRow, DistanceRow, ScoreRow, CostRow, TuningRow, ComparisonRow, SharingWorthRow, Finding)
+    for kind in (
+        TrialRow,
+        DistanceRow,
+        ScoreRow,
+        CostRow,
+        TuningRow,
+        ComparisonRow,
+        SharingWorthRow,
+        Finding,
+        HistoryRow,
+        BaselineRow,
+    )
 }
 PYTHON = {
     pa.string(): str,
