@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from sharelm.closed_form.footprint import footprint
 from sharelm.model import Decoder, load_model, save_weights
-from sharelm.sharing import KINDS, SCHEMES, Atoms, LowRank, footprint
+from sharelm.sharing import KINDS, SCHEMES, Atoms, LowRank
 from tests.sharelm.models import SHARINGS, compositions, fitting, random_tokens
 
 EVERY_SCHEME = pytest.mark.parametrize("scheme", SHARINGS)
