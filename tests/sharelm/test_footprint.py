@@ -60,7 +60,7 @@ def check_parameters(shape, sharing):
         p.numel()
         for kind in KINDS
         for depth in range(sharing.depth)
-        for name, p in model._sub_layer(kind, depth, written, 1).norm_gains.items()
+        for name, p in model._depths.sub_layers[kind].norm_gains(depth).items()
         if depth in sharing.depths(kind, name)
     )
     rest = [*embeddings, model.final_norm.weight, model.depth_embedding, model.injection]
@@ -140,7 +140,7 @@ def test_activations_kept_for_the_backward_pass(drawn, recompute):
         return checkpoint(function, *arguments, **options)
 
     with (
-        patch("sharelm.model.decoder.checkpoint", checkpointing),
+        patch("sharelm.model.depth.checkpoint", checkpointing),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
         loss = model(tokens[:, :-1], tokens[:, 1:])
