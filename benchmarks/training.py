@@ -4,7 +4,7 @@ Peers (`benchmarks/peers.py`): a plain torch loop over transformers' Qwen3, eage
 GPT-2, compiled; transformers' Trainer; the project's loop alone, the same through DeepSpeed as a trial runs it, and
 that in a Ray Train worker, with `training.fast` and in two passes a step. Each is a process of its own, one after
 another on the same card, compile caches empty at the start. MFU counts the model's FLOPs in closed form
-(`sharelm.sharing.footprint`) against the card's measured matrix product and against 990 TFLOP/s. Prints a table and
+(`sharelm.closed_form.footprint`) against the card's measured matrix product and against 990 TFLOP/s. Prints a table and
 ends with one JSON line.
 """
 

@@ -7,14 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 from cluster.show import columns
+from sharelm.closed_form.footprint import ELEMENT_BYTES
+from sharelm.closed_form.memory import SHARE
 from sharelm.formats import duration, si
 from sharelm.sharing.drawing import degrees, draw
 from sharelm.study import Arm, Plan, Study, expand, proxied, proxies, timed_pairs
-from sharelm.study.memory import SHARE, needs
+from sharelm.study.memory import needs
 from sharelm.study.packing import trials_per_gpu
 
 ARM_COLUMNS = ("arm", "role", "blocks read", "ff width", "stored", "materialised", "checkpoint", "KV bytes/token")
-_ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
 
 
 def _precisions(study: Study) -> list[str]:
@@ -46,13 +47,13 @@ def _arm(study: Study, arm: Arm) -> dict[str, Any]:
         ],
         "prefill_flops_per_token": round(figures.prefill_flops_per_token(context)),
         "decode_flops_per_token": figures.decode_flops_per_token(context),
-        "kv_bytes_per_token": {p: figures.kv_bytes_per_token(_ELEMENT_BYTES[p]) for p in _precisions(study)},
+        "kv_bytes_per_token": {p: figures.kv_bytes_per_token(ELEMENT_BYTES[p]) for p in _precisions(study)},
         "weight_bytes_read_per_decoded_token": {
-            p: figures.weight_bytes_read_per_decoded_token(_ELEMENT_BYTES[p]) for p in _precisions(study)
+            p: figures.weight_bytes_read_per_decoded_token(ELEMENT_BYTES[p]) for p in _precisions(study)
         },
-        "checkpoint_bytes": {p: figures.checkpoint_bytes(stage, _ELEMENT_BYTES[p], muon) for p in _precisions(study)},
+        "checkpoint_bytes": {p: figures.checkpoint_bytes(stage, ELEMENT_BYTES[p], muon) for p in _precisions(study)},
         "sent_bytes_per_step": {
-            p: figures.sent_bytes_per_step(stage, arm.training(study.training).passes(context), _ELEMENT_BYTES[p])
+            p: figures.sent_bytes_per_step(stage, arm.training(study.training).passes(context), ELEMENT_BYTES[p])
             for p in _precisions(study)
         },
         "optimizer_bytes_per_worker": figures.optimizer_bytes(stage, study.training.workers, muon),

@@ -29,7 +29,8 @@ OUTSIDE = (
     "sharelm.sharing.checks",  # refuses a study, or lets it through as it is
     "sharelm.sharing.drawing",
     "sharelm.study.node",  # what a setting may be; its value counts
-    "sharelm.sharing.footprint:footprint",  # closed forms beside a result: shown, and computed anew wherever they count
+    "sharelm.closed_form.footprint:footprint",  # figures beside a result: shown, and computed anew wherever they count
+    "sharelm.closed_form.footprint:Footprint",
     "sharelm.study.memory:explain_lack_of_memory",
 )
 

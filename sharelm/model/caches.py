@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sharelm.model.depth_matrices import Weights
 from sharelm.sharing import ModelShape
+from sharelm.sharing.shape import Kind
 
 KeysValues = tuple[Tensor, Tensor, Tensor | None] | None  # keys, values and their mask; None: not computed yet
 ExtendCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
@@ -35,7 +36,7 @@ class Caches:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.slots = slots
-        self.weights: dict[str, list[Weights]] | None = None  # made by the model in its first pass with these caches
+        self.weights: dict[Kind, list[Weights]] | None = None  # made by the model in its first pass with these caches
         size = (max(slots) + 1, batch, shape.kv_heads, capacity, shape.head_width)
         self.keys = torch.zeros(size, device=device, dtype=dtype)
         self.values = torch.zeros(size, device=device, dtype=dtype)

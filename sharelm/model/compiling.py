@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from sharelm.digest import code_digest
 from sharelm.model.blocks import qk_norm_rotary
-from sharelm.model.caches import KeysValues
-from sharelm.model.depth import run_depth
+from sharelm.model.depth import RunDepth, run_depth
 from sharelm.model.loss import LossAndGradient, loss_and_gradient
 
 COMPILED_SHAPES = 64  # torch would stop at 8 and refuse the next; a study's twins have many
@@ -20,7 +17,7 @@ COMPILED_SHAPES = 64  # torch would stop at 8 and refuse the next; a study's twi
 class PassFunctions(NamedTuple):
     """What a training pass calls for every depth and for the loss, and whether attention is FlexAttention."""
 
-    run_depth: Callable[..., tuple[Tensor, KeysValues]]
+    run_depth: RunDepth
     loss_and_gradient: LossAndGradient
     flex_attention: bool
 

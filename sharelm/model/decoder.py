@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from sharelm.model import attention
-from sharelm.model.blocks import NORM_EPSILON, Block, RotaryTable, depth_norm_gains, rms_norm, stored_blocks
-from sharelm.model.caches import Caches, KeysValues
+from sharelm.model.blocks import NORM_EPSILON, RotaryTable, depth_norm_gains, rms_norm, stored_blocks
+from sharelm.model.caches import Caches
 from sharelm.model.compiling import AS_WRITTEN, compiled_functions
-from sharelm.model.depth import SubLayer, run_depth
+from sharelm.model.depth import recomputed
 from sharelm.model.depth_matrices import DepthMatrices, Weights
+from sharelm.model.depths import Depths, Pass
 from sharelm.model.hyper_connections import HyperConnections
 from sharelm.model.initial import InitialWeights, drawing_pool
 from sharelm.model.loss import head_loss
-from sharelm.sharing import KINDS, ModelShape, Sharing
+from sharelm.model.sub_layers import SubLayers
+from sharelm.model.vocabulary import Vocabulary
+from sharelm.sharing import ModelShape, Sharing
 from sharelm.sharing.checks import check_shape
 from sharelm.sharing.shape import Kind
 
@@ -75,7 +76,11 @@ class Decoder(nn.Module):
         self.depth_embedding = _optional_matrix(sharing.depth, shape.width, sharing.depth_embedding)
         self.injection = _optional_matrix(shape.width, 2 * shape.width, sharing.injection == "linear")
         self.hyper_connections = HyperConnections(sharing.depth, sharing.streams) if sharing.streams > 1 else None
-        self._loop_starts = frozenset(sharing.loop_starts if sharing.injection != "none" else ())
+        sub_layers: dict[Kind, SubLayers] = {
+            "attention": SubLayers(self.attention_blocks, self.attention_recipes, self.attention_gains),
+            "feed_forward": SubLayers(self.feed_forward_blocks, self.feed_forward_recipes, self.feed_forward_gains),
+        }
+        self._depths = Depths(shape, sharing, sub_layers, self.hyper_connections)
         self._rotary = RotaryTable(shape)
 
     @property
@@ -106,8 +111,7 @@ class Decoder(nn.Module):
         initial = InitialWeights(seed, self.sharing.depth)
         with torch.no_grad(), drawing_pool() as pool:
             initial.fill(self.named_parameters(), pool)
-            self.attention_recipes.start(self.attention_blocks, initial.draw, pool)
-            self.feed_forward_recipes.start(self.feed_forward_blocks, initial.draw, pool)
+            self._depths.start(initial.draw, pool)
             if self.hyper_connections is not None:
                 self.hyper_connections.start_as_one_stream()
             if self.depth_embedding is not None:
@@ -120,27 +124,9 @@ class Decoder(nn.Module):
         """Empty caches for `batch` rows of up to `capacity` tokens, on this model's device, in its precision."""
         return Caches(self.shape, self.sharing.cache_slots, batch, capacity, self.device, self.dtype)
 
-    def weights(self, merged: bool = True) -> dict[str, list[Weights]]:
+    def weights(self, merged: bool = True) -> dict[Kind, list[Weights]]:
         """The matrices of every depth by kind and name, made once for a pass."""
-        return {
-            "attention": self.attention_recipes.weights(self.attention_blocks, merged),
-            "feed_forward": self.feed_forward_recipes.weights(self.feed_forward_blocks, merged),
-        }
-
-    def _sub_layer(self, kind: Kind, depth: int, weights: dict[str, list[Weights]], rows: int) -> SubLayer:
-        """What the sub-layer of this kind reads at this depth."""
-        gains_of_depths, blocks = getattr(self, f"{kind}_gains"), getattr(self, f"{kind}_blocks")
-        block: Block = gains_of_depths[depth] if gains_of_depths else blocks[self.sharing.schedule(kind)[depth]]
-        streams = self.hyper_connections
-        connections = None if streams is None else streams.at(depth, KINDS.index(kind))
-        return SubLayer(block.norm_gains(), weights[kind][depth], connections, self._keep_scale(depth, rows))
-
-    def _keep_scale(self, depth: int, rows: int) -> Tensor | None:
-        """Stochastic depth's mask of each row at this depth, over the rate of being kept, [rows, 1, 1]."""
-        if not (self.training and self.stochastic_depth):
-            return None
-        rate = 1 - self.stochastic_depth * (depth + 1) / self.sharing.depth
-        return torch.empty(rows, 1, 1, device=self.device, dtype=self.dtype).bernoulli_(rate) / rate
+        return self._depths.weights(merged)
 
     def hidden(self, tokens: Tensor, caches: Caches | None = None) -> Tensor:
         """Final hidden states [B, T, width] of `tokens` [B, T], which follow what the caches hold.
@@ -158,84 +144,44 @@ class Decoder(nn.Module):
         else:
             positions = caches.begin(tokens.shape[1])
             caches.weights = weights = caches.weights or self.weights(merged=False)
-        hidden = self._run_depths(self._embed(tokens), weights, self._rotary.at(positions), caches)
+        vocabulary = Vocabulary(self.embedding, self.expansion)
+        # no name for what enters the first depth: it would be held until the last has run
+        hidden = self._depths.run(vocabulary.vectors(tokens, self.dtype), self._pass(weights, positions, caches))
         if caches is not None:
             caches.end()
         return rms_norm(hidden, self.final_norm.weight)
 
-    def _embed(self, tokens: Tensor) -> Tensor:
-        """What enters the first depth [B, T, width] for `tokens` [B, T]."""
-        hidden = F.embedding(tokens, self.embedding).to(self.dtype)
-        if self.expansion is not None:
-            hidden = F.linear(hidden, self.expansion.to(self.dtype))
-        if not self.looping and torch.is_grad_enabled():
-            hidden = hidden + self._zero_from_unused()
-        return hidden
+    def _pass(self, weights: dict[Kind, list[Weights]], positions: Tensor, caches: Caches | None) -> Pass:
+        """A pass over tokens at these positions [B or 1, T]."""
+        functions = self._functions if caches is None else AS_WRITTEN
+        run, flex, dropout = functions.run_depth, None, self.dropout if self.training else 0.0
+        if functions.flex_attention:
+            flex = attention.flex_causal_attention(positions.shape[1], self.shape.head_width, positions.device)
+        if caches is None and self.activation_checkpointing and torch.is_grad_enabled():
+            run = recomputed(run, draws=bool(dropout))
+        return Pass(
+            run_depth=run,
+            weights=weights,
+            rotary=self._rotary.at(positions),
+            depth_embedding=self.depth_embedding,
+            injection=self.injection,
+            dropout=dropout,
+            stochastic_depth=self.stochastic_depth if self.training else 0.0,
+            flex=flex,
+            caches=caches,
+            looping=self.looping,
+        )
 
-    def _zero_from_unused(self) -> Tensor:
-        """Zero, computed from the parameters that no depth reads before a late loop switches on.
-
-        They get gradients of zero so that every optimizer treats them alike: optimizers differ in what they do to a
-        parameter without a gradient.
-        """
-        unused = [self.injection] if self.injection is not None else []
-        for kind in KINDS:
-            gains_of_depths = getattr(self, f"{kind}_gains")
-            for depth in set(range(len(gains_of_depths))) - set(self.sharing.plain_depths):
-                unused += gains_of_depths[depth].parameters()
-        return sum((0 * parameter.sum() for parameter in unused), torch.zeros((), device=self.device)).to(self.dtype)
-
-    def _run_depths(
-        self, hidden: Tensor, weights: dict[str, list[Weights]], rotary: Tensor, caches: Caches | None
-    ) -> Tensor:
-        """`hidden` [B, T, width] after every depth."""
-        rows, length = hidden.shape[:2]
-        if self.hyper_connections is not None:
-            hidden = hidden.repeat(self.sharing.streams, 1, 1, 1)
-        uses_flex = self._functions.flex_attention and caches is None
-        flex = attention.flex_causal_attention(length, self.shape.head_width, hidden.device) if uses_flex else None
-        dropout = self.dropout if self.training else 0.0
-        schedule, reuses = self.sharing.schedule("attention"), self.sharing.kv == "first"
-        first: Tensor | None = None  # the input of the first loop
-        computed: dict[int, KeysValues] = {}  # by attention block, where its first depth's are reused
-        for depth in range(self.sharing.depth) if self.looping else self.sharing.plain_depths:
-            if depth in self._loop_starts:
-                hidden, first = (hidden, hidden) if first is None else (self._inject(hidden, first), first)
-            if self.depth_embedding is not None:
-                hidden = hidden + self.depth_embedding[depth].to(self.dtype)
-            parts = [self._sub_layer(kind, depth, weights, rows) for kind in KINDS]
-            keys_values = computed.get(schedule[depth])
-            arguments = (hidden, parts[0], parts[1], rotary, self.shape.head_width, dropout, keys_values, reuses, flex)
-            if caches is not None:
-                hidden, keys_values = run_depth(*arguments, caches.at(depth))
-            elif self.activation_checkpointing and torch.is_grad_enabled():
-                # re-entrant checkpointing crashes DeepSpeed when one block is used several times
-                draws, function = bool(dropout), self._functions.run_depth
-                hidden, keys_values = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=draws)
-            else:
-                hidden, keys_values = self._functions.run_depth(*arguments)
-            if reuses:
-                computed[schedule[depth]] = keys_values
-        return hidden if self.hyper_connections is None else hidden.sum(dim=0)
-
-    def _inject(self, hidden: Tensor, first: Tensor) -> Tensor:
-        """The input of a later loop, from what leaves the loop before and the input of the first one."""
-        if self.injection is None:
-            return hidden + first
-        return F.linear(torch.cat((hidden, first), dim=-1), self.injection.to(self.dtype))
-
-    def _head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states as wide as the head's matrix [..., E], and that matrix [vocabulary, E]."""
-        tied = self.head_embedding is None
-        expansion = self.expansion if tied else self.head_expansion
-        if expansion is not None:
-            hidden = F.linear(hidden, expansion.t().to(self.dtype))
-        return hidden, self.embedding if self.head_embedding is None else self.head_embedding
+    @property
+    def _head(self) -> Vocabulary:
+        """What the head reads: the embedding, unless it has a matrix of its own."""
+        if self.head_embedding is None:
+            return Vocabulary(self.embedding, self.expansion)
+        return Vocabulary(self.head_embedding, self.head_expansion)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., width]."""
-        hidden, matrix = self._head(hidden)
-        return F.linear(hidden, matrix.to(self.dtype))
+        return self._head.logits(hidden)
 
     def forward(
         self,
@@ -251,8 +197,9 @@ class Decoder(nn.Module):
         hidden = self.hidden(tokens, caches)
         if targets is None:
             return self.head(hidden[:, -1:] if last_only else hidden)
-        hidden, matrix = self._head(hidden)
-        return head_loss(hidden.flatten(0, 1), matrix, targets.flatten(), self._functions.loss_and_gradient)
+        head, loss_and_gradient = self._head, self._functions.loss_and_gradient
+        hidden = head.narrowed(hidden)
+        return head_loss(hidden.flatten(0, 1), head.matrix, targets.flatten(), loss_and_gradient)
 
 
 def _optional_matrix(outputs: int, inputs: int, wanted: bool) -> nn.Parameter | None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sharelm.model.attention import FlexCausalAttention
 from sharelm.model.blocks import NormGains, attend, feed_forward
 from sharelm.model.caches import ExtendCache, KeysValues
 from sharelm.model.depth_matrices import Weights
 from sharelm.model.hyper_connections import Connections, read_streams, write_streams
+
+RunDepth = Callable[..., tuple[Tensor, KeysValues]]  # `run_depth`, as written or compiled
 
 
 class SubLayer(NamedTuple):
@@ -47,6 +52,15 @@ def run_depth(
     hidden = _write(hidden, attention, change, dropout)
     change = feed_forward(_read(hidden, feedforward), feedforward.norm_gains, feedforward.weights)
     return _write(hidden, feedforward, change, dropout), keys_values if return_keys_values else None
+
+
+def recomputed(run: RunDepth, draws: bool) -> RunDepth:
+    """`run`, of which only the arguments are kept for the backward pass, which runs it again.
+
+    `draws` says whether it draws masks: the second run then draws the same ones.
+    """
+    # re-entrant checkpointing crashes DeepSpeed when one block is used several times
+    return partial(checkpoint, run, use_reentrant=False, preserve_rng_state=draws)
 
 
 def _read(hidden: Tensor, part: SubLayer) -> Tensor:

@@ -41,9 +41,18 @@ class HyperConnections(nn.Module):
         self.mix.copy_(torch.eye(streams).expand_as(self.mix))
         self.write.fill_(1)
 
+    def spread(self, hidden: Tensor) -> Tensor:
+        """The streams [streams, B, T, width] that enter the first depth, each a copy of `hidden` [B, T, width]."""
+        return hidden.repeat(self.read.shape[-1], 1, 1, 1)
+
     def at(self, depth: int, place: int) -> Connections:
         """The connections of one sub-layer."""
         return Connections(self.read[depth, place], self.mix[depth, place], self.write[depth, place])
+
+
+def join_streams(hidden: Tensor) -> Tensor:
+    """What leaves the last depth [B, T, width], from the streams `hidden` [streams, B, T, width]."""
+    return hidden.sum(dim=0)
 
 
 def read_streams(hidden: Tensor, connections: Connections) -> Tensor:

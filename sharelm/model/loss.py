@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sharelm.sharing.footprint import HEAD_ROWS
+from sharelm.closed_form.memory import HEAD_ROWS
 
 LossAndGradient = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.optimize import brentq
 
-from sharelm.sharing import ModelShape, Sharing, footprint
+from sharelm.closed_form.footprint import footprint
+from sharelm.sharing import ModelShape, Sharing
 from sharelm.statistics.compare import ALL
 from sharelm.statistics.intervals import Floats, contrast_standard_error, document_covariance, interval
 from sharelm.statistics.panel import Metric, Panel, build_panel

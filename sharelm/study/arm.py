@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sharelm.sharing import Footprint, ModelShape, Sharing, footprint
+from sharelm.closed_form.footprint import Footprint, footprint
+from sharelm.sharing import ModelShape, Sharing
 from sharelm.study.training import Training
 
 Role = Literal["reference", "variant", "twin", "rung"]

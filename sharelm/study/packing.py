@@ -1,18 +1,16 @@
-"""How many trials share a GPU: two where their steps are so small that they wait for the host and not for it."""
+"""How many trials of a study share a GPU, and whether they fit it: what is chosen, and in words why."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sharelm.closed_form.memory import SHARE, fits
+from sharelm.closed_form.packing import trials_together
 from sharelm.errors import InputError
 from sharelm.formats import si
 from sharelm.study.arm import Arm
-from sharelm.study.memory import SHARE, most
+from sharelm.study.memory import most
 from sharelm.study.training import Training
-
-# FLOPs. docs/results/training: together two trials were 1.15 to 1.9 times as fast up to this size, 0.9 times above.
-SMALL_STEP = 1.5e11
-TOGETHER = 2
 
 
 def trials_per_gpu(arms: Sequence[Arm], training: Training) -> tuple[int, str]:
@@ -21,11 +19,12 @@ def trials_per_gpu(arms: Sequence[Arm], training: Training) -> tuple[int, str]:
     step = f"a step of the largest arm takes {largest / 1e9:.3g} GFLOP"
     if training.trials_per_gpu != "auto":
         return training.trials_per_gpu, f"trials that share a GPU: {training.trials_per_gpu}, as asked for; {step}"
+    number = trials_together(largest, training.workers)
     if training.workers > 1:
-        return 1, "trials that share a GPU: 1, since a trial has several workers"
-    if largest > SMALL_STEP:
-        return 1, f"trials that share a GPU: 1; {step}, which keeps one busy"
-    return TOGETHER, f"trials that share a GPU: {TOGETHER}; {step}, too few to keep one busy"
+        why = ", since a trial has several workers"
+    else:
+        why = f"; {step}, {'too few to keep one busy' if number > 1 else 'which keeps one busy'}"
+    return number, f"trials that share a GPU: {number}{why}"
 
 
 def check_room(arms: Sequence[Arm], training: Training, precision: str, memory: int) -> None:
@@ -35,7 +34,7 @@ def check_room(arms: Sequence[Arm], training: Training, precision: str, memory: 
     """
     need = most(arms, training, precision, training.stage)
     together = need.parts.total * training.together
-    if training.together > 1 and together > SHARE * memory:
+    if training.together > 1 and not fits(together, memory):
         raise InputError(
             f"training.trials_per_gpu = {training.together}: so many trials of arm {need.arm} need "
             f"{si(together, 'B')} together, and {SHARE:.0%} of a GPU's {si(memory, 'B')} may be "

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
-from sharelm.sharing import Footprint, ModelShape, Sharing, build_sharing, footprint
+from sharelm.closed_form.footprint import Footprint, footprint
+from sharelm.sharing import ModelShape, Sharing, build_sharing
 from sharelm.study.arm import REFERENCE, Arm
 from sharelm.study.thresholds import Axis
 from sharelm.study.tree import Study

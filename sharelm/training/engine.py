@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sharelm.closed_form.memory import BUCKET
 from sharelm.errors import ShareLMError
 from sharelm.model import Decoder
-from sharelm.study.memory import BUCKET
 from sharelm.study.training import Training
 from sharelm.training.checkpoint import memory_checkpoint_engine
 from sharelm.training.muon import MuonWithAdamW, block_matrices

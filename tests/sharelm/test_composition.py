@@ -272,7 +272,7 @@ def test_masks_are_drawn_in_training_alone_and_are_right_on_average(rates, recom
         torch.testing.assert_close(mine, parameter.grad)
     if model.stochastic_depth:
         for depth, dropped in ((0, 0.15), (3, 0.6)):
-            kept = model._keep_scale(depth, 4000)
+            kept = model._depths.keep_scale(model.stochastic_depth, depth, 4000, model.embedding)
             assert kept.mean().item() == pytest.approx(1, abs=0.06)
             assert (kept == 0).float().mean().item() == pytest.approx(dropped, abs=0.05)
 

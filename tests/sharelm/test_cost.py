@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from sharelm.closed_form.footprint import footprint
 from sharelm.cost import cost_of_seconds, cost_per_1m_tokens, measure, measurement
 from sharelm.cost.memory import peak_bytes
 from sharelm.cost.serving import Request, graphed
 from sharelm.machine import Machine
 from sharelm.model import save_weights
-from sharelm.sharing import footprint
 from sharelm.study.cost import Cost, Workload
 from sharelm.tables import TABLES
 from tests.sharelm.models import SHAPE, SHARINGS, decoder, fitting

@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from sharelm.closed_form.footprint import footprint
 from sharelm.model import Decoder, load_model, save_weights
-from sharelm.sharing import KINDS, SCHEMES, Atoms, LowRank, footprint
+from sharelm.sharing import KINDS, SCHEMES, Atoms, LowRank
 from tests.sharelm.models import SHARINGS, compositions, fitting, random_tokens
 
 EVERY_SCHEME = pytest.mark.parametrize("scheme", SHARINGS)
@@ -59,7 +60,7 @@ def check_parameters(shape, sharing):
         p.numel()
         for kind in KINDS
         for depth in range(sharing.depth)
-        for name, p in model._sub_layer(kind, depth, written, 1).norm_gains.items()
+        for name, p in model._depths.sub_layers[kind].norm_gains(depth).items()
         if depth in sharing.depths(kind, name)
     )
     rest = [*embeddings, model.final_norm.weight, model.depth_embedding, model.injection]
@@ -139,7 +140,7 @@ def test_activations_kept_for_the_backward_pass(drawn, recompute):
         return checkpoint(function, *arguments, **options)
 
     with (
-        patch("sharelm.model.decoder.checkpoint", checkpointing),
+        patch("sharelm.model.depth.checkpoint", checkpointing),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
         loss = model(tokens[:, :-1], tokens[:, 1:])

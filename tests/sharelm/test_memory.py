@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from sharelm.closed_form.memory import BUCKET, SHARE, Parts
 from sharelm.cost.memory import peak_bytes
 from sharelm.errors import InputError, ShareLMError
 from sharelm.machine import Machine
@@ -17,7 +18,7 @@ from sharelm.steps import trial_step
 from sharelm.store import open_store
 from sharelm.study import Arm, expand
 from sharelm.study.load import study_from_tree
-from sharelm.study.memory import BUCKET, SHARE, Parts, explain_lack_of_memory, least_stage, needs, parts
+from sharelm.study.memory import explain_lack_of_memory, least_stage, needs, parts
 from sharelm.training import engine as engines
 from sharelm.training.loop import Loop
 from sharelm.training.run import Run

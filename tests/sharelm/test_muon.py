@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from sharelm.closed_form.footprint import footprint
 from sharelm.model import Decoder
-from sharelm.sharing import footprint
 from sharelm.store import open_store
 from sharelm.study import expand
 from sharelm.training.engine import build_optimizer, decayed_parameters

@@ -2,12 +2,13 @@
 
 import pytest
 
+from sharelm.closed_form.packing import SMALL_STEP
 from sharelm.errors import InputError
 from sharelm.machine import Machine
 from sharelm.steps import trial_step
 from sharelm.study import expand
 from sharelm.study.memory import parts
-from sharelm.study.packing import SMALL_STEP, check_room, trials_per_gpu
+from sharelm.study.packing import check_room, trials_per_gpu
 from tests.sharelm.small import small_study
 
 

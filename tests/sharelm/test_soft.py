@@ -6,10 +6,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from sharelm.closed_form.footprint import footprint
 from sharelm.machine import Machine
 from sharelm.model import Decoder
 from sharelm.report import build
-from sharelm.sharing import SoftTying, build_sharing, footprint
+from sharelm.sharing import SoftTying, build_sharing
 from sharelm.store import open_store
 from sharelm.study import expand
 from sharelm.study.load import study_from_tree

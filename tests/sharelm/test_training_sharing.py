@@ -11,9 +11,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from sharelm.closed_form.footprint import footprint
 from sharelm.machine import Machine
 from sharelm.model import PRECISIONS, Decoder
-from sharelm.sharing import KINDS, Atoms, Embedding, LowRank, build_sharing, footprint
+from sharelm.sharing import KINDS, Atoms, Embedding, LowRank, build_sharing
 from sharelm.store import open_store
 from sharelm.study import expand
 from sharelm.study.load import study_from_tree

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharelm.sharing import build_sharing, footprint
+from sharelm.closed_form.footprint import footprint
+from sharelm.sharing import build_sharing
 from sharelm.study import Measured, Speeds, expand, plan_from_tree, timed_pairs
 from sharelm.study.load import study_from_tree
 from tests.sharelm.small import TREE

@@ -1,4 +1,4 @@
-"""Closed forms: what a shape and a sharing store, compute and cache. Tests prove them on the built model.
+"""What a shape and a sharing store, compute and cache. Tests prove it on the built model.
 
 FLOPs count a multiply-add as two and follow PaLM's convention (Chowdhery et al., arXiv 2204.02311, appendix B):
 matrix products of every materialised weight, and attention scores and values over the whole context without
@@ -17,7 +17,7 @@ from sharelm.sharing.checks import check_shape
 from sharelm.sharing.shape import KINDS, ModelShape
 from sharelm.sharing.value import Sharing
 
-HEAD_ROWS = 4096  # positions whose logits training holds at once: enough for products to run at full speed
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
 
 
 @dataclass(frozen=True)
