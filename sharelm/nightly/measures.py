@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 Worse = Literal["higher", "lower"]
+CURRENCY = "currency"  # a unit that each row names
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class Measure:
 
 MEASURES = (
     Measure("tokens_per_second", "tokens/s", "lower", "trials"),
-    Measure("training_cost", "currency", "higher", "trials"),
+    Measure("training_cost", CURRENCY, "higher", "trials"),
     Measure("prefill_ms_p50", "ms", "higher", "costs"),
     Measure("decode_ms_p50", "ms", "higher", "costs"),
     Measure("peak_bytes", "bytes", "higher", "costs"),
-    Measure("cost_per_1m_tokens", "currency", "higher", "costs"),
+    Measure("cost_per_1m_tokens", CURRENCY, "higher", "costs"),
 )
 WALL = "wall_seconds"
 
@@ -65,8 +66,10 @@ def figures(tables: Mapping[str, pa.Table], wall_seconds: float | None) -> list[
 
 def _medians(measure: Measure, table: pa.Table) -> Iterator[Figure]:
     values: dict[str, list[float]] = {}
-    for row in table.select([*measure.subject, measure.name]).to_pylist():
+    unit = measure.unit
+    for row in table.select([*measure.subject, measure.name, "currency"]).to_pylist():
+        unit = row["currency"] if measure.unit == CURRENCY else unit
         if row[measure.name] is not None:
             values.setdefault("/".join(row[name] for name in measure.subject), []).append(row[measure.name])
     for subject, those in values.items():
-        yield Figure(measure.name, subject, measure.unit, measure.worse, float(np.median(those)))
+        yield Figure(measure.name, subject, unit, measure.worse, float(np.median(those)))

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sharelm.formats import si, significant
+from sharelm.formats import NOTHING, si, significant
 from sharelm.nightly.differences import Difference
 from sharelm.report.drawing import Canvas, Chart
 from sharelm.tables.rows import HistoryRow
@@ -44,9 +44,9 @@ def trends_page(study: str, rows: Sequence[HistoryRow], changed: Sequence[Differ
             "baseline": value_of(row, row.baseline_value),
             "baseline_night": row.baseline_night,
             "change": change_of(row, row.change),
-            "interval": None
-            if row.change_low is None
-            else f"{change_of(row, row.change_low)} to {change_of(row, row.change_high)}",
+            "interval": f"{change_of(row, row.change_low)} to {change_of(row, row.change_high)}"
+            if row.change_low is not None and (row.change_low, row.change_high) != (0.0, 0.0)
+            else NOTHING,
             "detectable": change_of(row, row.detectable),
             "chart": _chart(f"metric{number}", metric_name(row), through[row.key]),
         }

@@ -269,7 +269,7 @@ TABLES: dict[str, pa.Schema] = {
             _field("night", pa.string(), "the night, such as 2026-11-28"),
             _field("metric", pa.string(), "what was measured, such as decode_ms_p50"),
             _field("subject", pa.string(), "an arm, arm/workload or arm/task; empty for the whole night"),
-            _field("unit", pa.string(), "the unit of value; currency is the study's"),
+            _field("unit", pa.string(), "the unit of value, such as ms or nats; of a cost the currency"),
             _field("worse", pa.string(), "which way is worse: higher or lower"),
             _field("value", pa.float64(), "the night's figure: the mean (quality) or median over the arm's seeds"),
             _field("baseline_night", pa.string(), "first night of the accepted baseline"),

@@ -8,8 +8,6 @@ from sharelm.formats import NOTHING, si, signed, significant
 from sharelm.tables.rows import HistoryRow
 from sharelm.words.say import name_of, say
 
-_PREFIXED = {"bytes": "B", "tokens/s": "tokens/s"}
-
 
 def metric_name(row: HistoryRow) -> str:
     """`decoding time of cycle/chat`."""
@@ -21,16 +19,18 @@ def value_of(row: HistoryRow, value: float | None) -> str:
     """A figure of this metric with its unit."""
     if value is None:
         return NOTHING
-    if row.unit in _PREFIXED:
-        return si(value, _PREFIXED[row.unit])
-    return significant(value, 4) if row.unit in ("currency", "share") else f"{significant(value, 4)} {row.unit}"
+    if row.unit == "bytes":
+        return si(value, "B")
+    return f"{significant(value, 4)} {row.unit}".replace(" share", "")
 
 
 def change_of(row: HistoryRow, change: float | None) -> str:
     """A change of this metric: in per cent, or in its unit."""
     if change is None:
         return NOTHING
-    return f"{signed(100 * change, 1)} %" if row.relative else f"{signed(change, 4)} {row.unit}"
+    if row.relative:
+        return f"{signed(100 * change, 1)} %"
+    return f"{signed(change + 0.0, 4)} {row.unit}".replace(" share", "")
 
 
 def night_lines(rows: Sequence[HistoryRow]) -> list[str]:
