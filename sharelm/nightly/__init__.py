@@ -1,0 +1,1 @@
+"""What a night's run says about the nights before it."""
