@@ -21,7 +21,6 @@ from sharelm.study import Plan
 from sharelm.tables.rows import BaselineRow, HistoryRow
 
 PACKAGES = ("torch", "deepspeed", "ray", "numpy", "scipy", "pyarrow", "tokenizers", "safetensors")
-LEAST = 0.02  # the largest lasting change of a speed, memory or cost that nobody is told
 GROSS = 1.5  # while the baseline is learnt: two nights in a row so many times worse than the nights before
 
 
@@ -117,7 +116,7 @@ def _performance(night: Night, figure: Figure, before: Sequence[HistoryRow]) -> 
         return _Compared(first, True, "not_comparable")
     same = [row for row in before if row.device == night.device]
     nights, values = [*(row.night for row in same), night.night], [*(row.value for row in same), figure.value]
-    found = standing(values, worse=figure.worse, least=LEAST)
+    found = standing(values, worse=figure.worse)
     if found.state == "learning":
         return _learning(first, figure, same)
     compared = partial(

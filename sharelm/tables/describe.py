@@ -14,6 +14,8 @@ _ROW_OF = {
     "comparisons": "a variant beside one of its twins, on one task and domain",
     "sharing_worth": "one quantity of a variant: the depth it is worth, phi, or a price of storage",
     "verdicts": "one finding about a variant: on an axis, a KPI or a roll-out stage",
+    "history": "one metric of one night beside its accepted baseline",
+    "baselines": "a baseline that somebody moved to a later night, and why",
 }
 
 _HEAD = """\
@@ -21,7 +23,7 @@ _HEAD = """\
 
 <!-- Written by `python -m sharelm.tables.describe > docs/tables.md`; a test fails when it is out of date. -->
 
-What a study finds lies in nine Arrow tables, schema version {version}, as zstd Parquet in the store: a local folder or
+What a study finds lies in {tables} Arrow tables, schema version {version}, as zstd Parquet in the store: a local folder or
 `s3://bucket/prefix`. Units stand in the names of the columns. `--store` says where; below it the keys are
 
     <table>/study=<name>/step=<digest>/manifest.json
@@ -85,7 +87,7 @@ An attempt that finds a manifest in its place takes that result for its own and 
 
 def page() -> str:
     """The whole page, in Markdown."""
-    parts = [_HEAD.format(version=SCHEMA_VERSION)]
+    parts = [_HEAD.format(version=SCHEMA_VERSION, tables=len(TABLES))]
     for table, schema in TABLES.items():
         rows = [(field.name, str(field.type), field.metadata[b"meaning"].decode()) for field in schema]
         rows += [(name, "string, partition", meaning) for name, meaning in PARTITIONS.items()]
