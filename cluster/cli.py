@@ -90,7 +90,7 @@ def prepare(study: StudyFile, store: Store = DEFAULT_STORE, json: Json = False) 
 
 @app.command(rich_help_panel=ASK)
 def nightly(
-    studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="Study files (TOML).", show_default=False)],
+    studies: Annotated[list[Path], typer.Argument(metavar="STUDY", help="Study files (TOML).", show_default=False)],
     store: Store = DEFAULT_STORE,
     night: Annotated[
         str | None, typer.Option("--night", metavar="DATE", help="The night; today's date (UTC) without it.")

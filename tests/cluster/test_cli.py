@@ -12,7 +12,7 @@ SURFACE = {
     "plan": ["STUDY", "--store", "--draw", "--json"],
     "schemes": ["--json"],
     "run": ["STUDY", "--store", "--json"],
-    "nightly": ["STUDY...", "--store", "--night", "--plan", "--accept", "--reason", "--json"],
+    "nightly": ["STUDY", "--store", "--night", "--plan", "--accept", "--reason", "--json"],
     "prepare": ["STUDY", "--store", "--json"],
     "doctor": ["--store", "--address", "--json"],
     "submit": ["STUDY", "--store", "--address", "--wait", "--json"],
