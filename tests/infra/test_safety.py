@@ -79,6 +79,7 @@ def test_nights_do_not_overlap_and_have_deadlines(target):
     # The policy knows only the small job that creates the RayJob: the RayJob's own deadline keeps nights apart.
     assert spec["startingDeadlineSeconds"] + night["activeDeadlineSeconds"] < 24 * 3600
     assert night["shutdownAfterJobFinishes"] is True
+    assert night["backoffLimit"] == 0  # "something is worse" is a failed job, and running it again finds the same
 
 
 def policies(target):
@@ -194,7 +195,7 @@ def test_secrets_are_referred_to_by_name():
             for pod in pods(manifest):
                 for container in pod.containers:
                     named |= {source["secretRef"]["name"] for source in container.get("envFrom", [])}
-    assert named == {"sharelm-ray-token", "sharelm-store"}
+    assert named == {"sharelm-ray-token", "sharelm-store", "sharelm-webhook"}
 
 
 # What each call to S3 needs. s3fs: put_file is PutObject, in parts too; get_file is HeadObject and GetObject.
