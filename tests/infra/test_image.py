@@ -142,8 +142,7 @@ def test_user_and_folders_are_those_of_the_pods():
     (user,) = instructions("USER")
     environment = dict(pair.split("=", 1) for line in instructions("ENV") for pair in line.split() if "=" in pair)
     folders = {value for value in environment.values() if value.startswith("/")}
-    assert folders
-    assert all(folder.split("/")[1] == "scratch" for folder in folders)
+    assert {folder.split("/")[1] for folder in folders} == {"scratch", "tmp"}
     for target in TARGETS:
         for manifest in manifests(target):
             for pod in pods(manifest):
