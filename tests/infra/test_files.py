@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.infra.built import INFRA, ROOT, only
+from tests.infra.built import INFRA, ROOT, constraint, only
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 YAML_RULES = (
@@ -122,6 +122,14 @@ def test_the_launcher_agrees_with_the_cloud_overlay():
     assert "InstanceMarketOptions" not in kinds[config["head_node_type"]]["node_config"]
     image = groups[0]["template"]["spec"]["containers"][0]["image"]
     assert config["docker"]["image"] == image
+
+
+def test_the_launcher_gives_the_head_alone_more_than_the_bucket():
+    kinds = launcher()["available_node_types"]
+    profiles = {name: kind["node_config"]["IamInstanceProfile"]["Arn"].split("/")[1] for name, kind in kinds.items()}
+    assert profiles == {"head": "sharelm-head", "gpu": "sharelm", "gpu_spot": "sharelm"}
+    assert all(kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for kind in kinds.values())
+    assert launcher()["head_setup_commands"] == [f"pip install --user boto3=={constraint('botocore')}"]
 
 
 def test_the_launcher_starts_every_node_with_the_token():
