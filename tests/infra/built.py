@@ -68,11 +68,12 @@ class Pod:
 
     @property
     def spec(self) -> Manifest:
-        return self.template["spec"]
+        spec: Manifest = self.template["spec"]
+        return spec
 
     @property
     def role(self) -> str:
-        return self.template["metadata"]["labels"]["app.kubernetes.io/component"]
+        return str(self.template["metadata"]["labels"]["app.kubernetes.io/component"])
 
     @property
     def containers(self) -> list[Manifest]:

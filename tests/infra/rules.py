@@ -17,7 +17,7 @@ SECRET = re.compile(r"token|secret|password|credential|access_?key", re.IGNORECA
 
 
 def unlimited(pod: Pod) -> Iterator[str]:
-    """Containers without requests and limits of CPU and memory, or that ask for more than they may have."""
+    """Containers without requests and limits of CPU and memory."""
     for container in pod.containers:
         resources = container.get("resources", {})
         for kind in ("requests", "limits"):

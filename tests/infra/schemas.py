@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from tests.infra.built import INFRA, Manifest
@@ -26,9 +26,9 @@ def _core(name: str) -> Any:
 
 @functools.cache
 def _registry() -> Registry[Any]:
-    core = Resource(contents=_core("_definitions.json"), specification=DRAFT202012)
+    core = DRAFT202012.create_resource(_core("_definitions.json"))
     ours = [
-        (name, Resource(json.loads((INFRA / "schemas" / name).read_text(encoding="utf-8")), DRAFT202012))
+        (name, DRAFT202012.create_resource(json.loads((INFRA / "schemas" / name).read_text(encoding="utf-8"))))
         for name in OURS.values()
     ]
     return Registry().with_resources([("/api/_definitions.json", core), *ours])
