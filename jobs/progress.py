@@ -61,6 +61,10 @@ class Progress:
         elif time.monotonic() - self._told >= PLAIN_EVERY_S:
             self.stage(text)
 
+    def left(self, board: Snapshot) -> int:
+        """How many of the trials are not trained to their end."""
+        return sum(name not in board.trials or board.trials[name].step < steps for name, steps in self._steps.items())
+
     def training(self, board: Snapshot) -> str:
         """How far training is: the trial that trains, its speed and the time left."""
         there = {name: at for name, at in board.trials.items() if name in self._steps}
