@@ -40,6 +40,7 @@ class Driver:
         self._context = Context(study, self._store.uri, data, machine, have, self._board, night)
         self._kinds = kinds(self._context, items)
         self._went_on = False
+        self.failures: dict[str, str] = {}  # what failed, and its last words
         self._spending = Spending(study, self._store)
 
     def run(self) -> tuple[Plan, list[Step]]:
@@ -96,7 +97,10 @@ class Driver:
             trials = [step.payload for step in loop.missing if step.kind == kind]
             if trials:
                 self._progress.expect({trial.name: trial.arm.training(training).steps for trial in trials}, plural)
-        loop.run(self._show, training.stall_timeout_s)
+        try:
+            loop.run(self._show, training.stall_timeout_s)
+        finally:
+            self.failures |= loop.last_words
         if loop.failures:
             failures = "; ".join(loop.failures)
             raise ShareLMError(f"not finished: {failures}; run again to carry on from what is committed")
