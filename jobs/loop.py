@@ -37,7 +37,7 @@ class Loop:
     def __init__(self, steps: Sequence[Step], kinds: Mapping[str, Kind], store: Store, study: str) -> None:
         self._steps = {step.key: step for step in steps}
         self._kinds, self._store, self._study = kinds, store, study
-        self._there = {(table, m.step) for table in self._tables() for m in store.manifests(table, study)}
+        self._there = {(table, name) for table in self._tables() for name in store.steps(table, study)}
         self._ready: dict[str, list[Step]] = {kind: [] for kind in kinds}
         self._running: Launched = {}
         self.failures: list[str] = []
