@@ -14,4 +14,4 @@ def test_the_loop_on_a_real_ray() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
     done = subprocess.run(command, cwd=tests.parents[2], env=user_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("......")
+    assert done.stdout.startswith("........")
