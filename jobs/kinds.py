@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from jobs.context import Context
-from jobs.loop import Kind, Launched
+from jobs.loop import AHEAD, Groups, Kind
 from jobs.measure import CostMeter, score_model
 from jobs.nodes import here
 from jobs.steps import Step
@@ -23,30 +23,28 @@ def kinds(context: Context, items: Mapping[str, list[Any]]) -> dict[str, Kind]:
     Items are computed by the driver, since a task's file need not lie on every node.
     """
     sent = ray.put(context)  # the driver, who owns it, outlives restarts of what reads it
+    groups, scores = AHEAD * context.have.parallel_groups, AHEAD * context.have.parallel_scores
     return {
-        "speed": Kind("measuring training speed", _in_groups(context, lambda steps: [list(steps)])),
-        "proxy": Kind("training", _in_groups(context, lambda steps: _balanced(context, steps))),
-        "trial": Kind("training", _in_groups(context, lambda steps: _balanced(context, steps))),
-        "score": Kind("evaluating", _scores(sent, items)),
-        "cost": Kind("measuring cost", _costs(sent), alone=True),
+        "speed": Kind("measuring training speed", _in_group(context), groups, lambda steps: [steps]),
+        "proxy": Kind("training", _in_group(context), groups, lambda steps: _balanced(context, steps)),
+        "trial": Kind("training", _in_group(context), groups, lambda steps: _balanced(context, steps)),
+        "score": Kind("evaluating", _scores(sent, items), scores),
+        "cost": Kind("measuring cost", _costs(sent), AHEAD, alone=True),
     }
 
 
-def _balanced(context: Context, steps: Sequence[Step]) -> list[list[Step]]:
+def _balanced(context: Context, steps: Sequence[Step]) -> Groups:
     flops = [step.payload.arm.training_flops for step in steps]
     return split(steps, flops, context.have.parallel_groups, context.study.training.trials_per_group)
 
 
-def _in_groups(
-    context: Context, groups: Callable[[Sequence[Step]], list[list[Step]]]
-) -> Callable[[Sequence[Step]], Launched]:
-    """Steps of training, each of these groups in one worker group."""
+def _in_group(context: Context) -> Callable[[Sequence[Step]], Any]:
+    """These steps of training, in one worker group."""
 
-    def launch(steps: Sequence[Step]) -> Launched:
-        start = train_group.options(scheduling_strategy=here()).remote
-        return {start(context, group): group for group in groups(steps)}
+    def start(steps: Sequence[Step]) -> Any:
+        return train_group.options(scheduling_strategy=here()).remote(context, steps)
 
-    return launch
+    return start
 
 
 def _options(step: Step) -> dict[str, Any]:
@@ -54,26 +52,28 @@ def _options(step: Step) -> dict[str, Any]:
     return {"num_cpus": step.resources["CPU"], "num_gpus": step.resources.get("GPU", 0)}
 
 
-def _scores(context: Any, items: Mapping[str, list[Any]]) -> Callable[[Sequence[Step]], Launched]:
+def _scores(context: Any, items: Mapping[str, list[Any]]) -> Callable[[Sequence[Step]], Any]:
     """Every score is a task of its own. What many of them read is sent once."""
     sent: dict[str, Any] = {}
 
-    def launch(steps: Sequence[Step]) -> Launched:
-        for task in {step.payload.task.name for step in steps} - sent.keys():
+    def start(steps: Sequence[Step]) -> Any:
+        (step,) = steps
+        task = step.payload.task.name
+        if task not in sent:
             sent[task] = ray.put(items[task])
-        return {
-            score_model.options(**_options(step)).remote(context, step, sent[step.payload.task.name]): [step]
-            for step in steps
-        }
+        return score_model.options(**_options(step)).remote(context, step, sent[task])
 
-    return launch
+    return start
 
 
-def _costs(context: Any) -> Callable[[Sequence[Step]], Launched]:
-    """All costs are measured by one process, one after another."""
+def _costs(context: Any) -> Callable[[Sequence[Step]], Any]:
+    """All costs are measured by one process, one after another; it ends with the driver of the study."""
+    meters: list[Any] = []
 
-    def launch(steps: Sequence[Step]) -> Launched:
-        meter = CostMeter.options(**_options(steps[0])).remote()  # type: ignore[attr-defined]
-        return {meter.measure.remote(context, step): [step] for step in steps}
+    def start(steps: Sequence[Step]) -> Any:
+        (step,) = steps
+        if not meters:
+            meters.append(CostMeter.options(**_options(step)).remote())  # type: ignore[attr-defined]
+        return meters[0].measure.remote(context, step)
 
-    return launch
+    return start

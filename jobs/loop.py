@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any
@@ -15,19 +16,31 @@ from jobs.steps import Key, Step
 from sharelm.errors import InputError
 from sharelm.store import Store
 
-Launched = dict[Any, Sequence[Step]]  # the steps that each Ray task carries out
+AHEAD = 2  # tasks in flight for each that can run: one waits behind it, so that no CPU waits for the driver
+SHOW_EVERY_S = 0.5
+
+Groups = Sequence[Sequence[Step]]
+
+
+def one_each(steps: Sequence[Step]) -> Groups:
+    """Every step is a task of its own."""
+    return [[step] for step in steps]
 
 
 @dataclass(frozen=True)
 class Kind:
     """How steps of one kind are carried out.
 
-    `launch` starts steps that are ready and returns the Ray tasks. A kind that runs `alone` starts when nothing else
-    runs or can start, and not in a run in which something failed: what it measures must not be disturbed.
+    `groups` makes tasks of steps that are ready, `start` starts one and returns the Ray task. At most `at_once` tasks
+    are in flight: what Ray holds of a task takes the driver's memory and its time. A kind that runs `alone` starts
+    when nothing else runs or can start, and not in a run in which something failed: what it measures must not be
+    disturbed.
     """
 
     doing: str  # what a live line calls it
-    launch: Callable[[Sequence[Step]], Launched]
+    start: Callable[[Sequence[Step]], Any]
+    at_once: int
+    groups: Callable[[Sequence[Step]], Groups] = one_each
     alone: bool = False
 
 
@@ -37,9 +50,12 @@ class Loop:
     def __init__(self, steps: Sequence[Step], kinds: Mapping[str, Kind], store: Store, study: str) -> None:
         self._steps = {step.key: step for step in steps}
         self._kinds, self._store, self._study = kinds, store, study
-        self._there = {(table, m.step) for table in self._tables() for m in store.manifests(table, study)}
+        self._there = {(table, name) for table in self._tables() for name in store.steps(table, study)}
         self._ready: dict[str, list[Step]] = {kind: [] for kind in kinds}
-        self._running: Launched = {}
+        self._waiting: dict[str, deque[Sequence[Step]]] = {kind: deque() for kind in kinds}  # tasks to start
+        self._running: dict[Any, Sequence[Step]] = {}  # the steps that each Ray task carries out
+        self._in_flight: Counter[str] = Counter()
+        self._alone = False  # whether what runs alone has begun
         self.failures: list[str] = []
         self.last_words: dict[str, str] = {}  # of what failed, with the tracebacks that Ray brings
 
@@ -51,8 +67,9 @@ class Loop:
     def run(self, show: Callable[[Counter[str]], None], stall_timeout_s: int) -> None:
         """Carry out every step that can be; `failures` says in sentences which could not.
 
-        `show` is told twice a second how many tasks of each kind are left. `stall_timeout_s` is how long workers of a
-        group wait for each other. Raises `InputError` where a step finds that the study asks for what cannot be.
+        `show` is told at most twice a second how many tasks of each kind are left. `stall_timeout_s` is how long
+        workers of a group wait for each other. Raises `InputError` where a step finds that the study asks for what
+        cannot be.
         """
         graph: TopologicalSorter[Key] = TopologicalSorter()
         for step in self._steps.values():
@@ -61,10 +78,11 @@ class Loop:
                 graph.add(key, step.key)
         graph.prepare()
         self._advance(graph)
+        shown = 0.0
         while self._launch():
-            done, _ = ray.wait(list(self._running), timeout=0.5)
-            for task in done:
+            for task in self._finished():
                 steps = self._running.pop(task)
+                self._in_flight[steps[0].kind] -= 1
                 try:
                     ray.get(task)
                 except ray.exceptions.RayError as error:
@@ -76,7 +94,18 @@ class Loop:
                     steps = [step for step in steps if self._committed(step.key)]  # before the one that failed
                 graph.done(*(step.key for step in steps))
             self._advance(graph)
-            show(Counter(steps[0].kind for steps in self._running.values()))
+            if time.monotonic() - shown >= SHOW_EVERY_S:
+                shown = time.monotonic()
+                waiting = Counter({kind: len(tasks) for kind, tasks in self._waiting.items()})
+                show(+(self._in_flight + waiting))
+
+    def _finished(self) -> list[Any]:
+        """Every task that has ended; none after half a second in which none did."""
+        tasks = list(self._running)
+        if not ray.wait(tasks, timeout=SHOW_EVERY_S, fetch_local=False)[0]:
+            return []
+        done, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0, fetch_local=False)
+        return done
 
     def _tables(self) -> set[str]:
         """The tables of all steps and of all that they need."""
@@ -102,17 +131,28 @@ class Loop:
         return self._store.find(table, self._study, name) is not None
 
     def _launch(self) -> bool:
-        """Start the steps that are ready; whether anything runs."""
-        self._start(kind for kind, how in self._kinds.items() if not how.alone)
+        """Start what is ready as far as there is room; whether anything runs."""
+        for kind, how in self._kinds.items():
+            if not how.alone:
+                self._start(kind)
         if not self._running and not self.failures:
-            self._start(self._kinds)
+            self._alone = True
+        elif any(count and not self._kinds[kind].alone for kind, count in self._in_flight.items()):
+            self._alone = False
+        if self._alone:  # a measurement that failed does not keep the others from it
+            for kind in self._kinds:
+                self._start(kind)
         return bool(self._running)
 
-    def _start(self, kinds: Iterable[str]) -> None:
-        for kind in kinds:
+    def _start(self, kind: str) -> None:
+        how, waiting = self._kinds[kind], self._waiting[kind]
+        if self._ready[kind]:
             steps, self._ready[kind] = self._ready[kind], []
-            if steps:
-                self._running |= self._kinds[kind].launch(steps)
+            waiting.extend(how.groups(steps))
+        while waiting and self._in_flight[kind] < how.at_once:
+            group = waiting.popleft()
+            self._running[how.start(group)] = group
+            self._in_flight[kind] += 1
 
 
 def _labels(steps: Sequence[Step]) -> str:

@@ -32,7 +32,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one training worker, one evaluation task and one cost task take, and how many groups fit at once."""
+    """What one training worker, one evaluation task and one cost task take, and how many fit at once."""
 
     use_gpu: bool
     cpus_per_worker: int
@@ -40,6 +40,7 @@ class Resources:
     cost_cpus: int
     parallel_groups: int
     trials_per_gpu: int = 1
+    parallel_scores: int = 1
 
     @property
     def worker(self) -> dict[str, float]:
@@ -105,13 +106,15 @@ def fit(training: Training, nodes: Sequence[Node]) -> Resources:
             f"training.workers = {workers} with {per_worker} CPUs each (training.cpus_per_worker), but the cluster's "
             f"{len(working)} nodes have room for {room}"
         )
+    evaluation_cpus = share if use_gpu else 1
     return Resources(
         use_gpu=use_gpu,
         cpus_per_worker=per_worker,
-        evaluation_cpus=share if use_gpu else 1,
+        evaluation_cpus=evaluation_cpus,
         cost_cpus=largest,  # a node measures one thing at a time: decoding is bound by what the CPU can launch
         parallel_groups=room // workers,
         trials_per_gpu=together if use_gpu else 1,
+        parallel_scores=_room(working, evaluation_cpus, use_gpu),
     )
 
 

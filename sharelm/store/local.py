@@ -98,6 +98,17 @@ class LocalObjects:
                 found.append(None)
         return found
 
+    def holding(self, start: str, name: str) -> list[str]:
+        """See `Objects`. One look at each folder, since a walk through all files takes six times as long."""
+        folder, _, begin = start.rpartition("/")
+        with self._failures("read"):
+            try:
+                with os.scandir(self.root / folder) as entries:
+                    found = [entry for entry in entries if entry.name.startswith(begin)]
+            except FileNotFoundError:
+                return []
+            return sorted(entry.name[len(begin) :] for entry in found if _there(f"{entry.path}/{name}"))
+
     def list(self, folder: str) -> list[str]:
         """See `Objects`."""
 
@@ -135,3 +146,12 @@ class LocalObjects:
         if self.get(key) != b"check":
             raise StoreError(f"store {self.uri} does not give back what was written")
         self.delete([key])
+
+
+def _there(path: str) -> bool:
+    """Whether this file is there; unlike `Path.exists` it raises where that cannot be known."""
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

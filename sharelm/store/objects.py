@@ -25,6 +25,12 @@ class Objects(Protocol):
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Several objects at once, None for one that is not there."""
 
+    def holding(self, start: str, name: str) -> list[str]:
+        """The folders whose keys begin so and that hold an object of this name, sorted and without `start`.
+
+        `start` ends in the middle of a folder's name, as `scores/study=s/step=` does; nothing is read but keys.
+        """
+
     def list(self, folder: str) -> list[str]:
         """The sorted keys below this folder, however deep."""
 

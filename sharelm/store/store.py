@@ -135,19 +135,34 @@ class Store:
 
     def find(self, table: str, study: str, step: str) -> Manifest | None:
         """The step's manifest, or None while nobody has committed it."""
-        key = f"{folder_of(_name('table', table), _name('study', study), _name('step', step))}/{manifests_format.NAME}"
+        key = self._manifest_key(table, study, step)
         try:
             return Manifest.from_json(self.objects.get(key), f"{self.uri}/{key}")
         except FileNotFoundError:
             return None
 
-    def manifests(self, table: str, study: str | None = None) -> list[Manifest]:
-        """Every committed step of a table, of one study or of all, sorted by study and step."""
-        folder = _name("table", table) + (f"/study={_name('study', study)}" if study is not None else "")
-        keys = [key for key in self.objects.list(folder) if key.endswith(f"/{manifests_format.NAME}")]
+    def steps(self, table: str, study: str) -> set[str]:
+        """The names of a study's committed steps in a table, from keys alone: no manifest is read or checked."""
+        start = folder_of(_name("table", table), _name("study", study), "")
+        return set(self.objects.holding(start, manifests_format.NAME))
+
+    def manifests(self, table: str, study: str | None = None, steps: Collection[str] | None = None) -> list[Manifest]:
+        """Every committed step of a table, of one study or of all, sorted by study and step; or those named.
+
+        Where the study and steps are named, nothing is listed.
+        """
+        folder = _name("table", table)
+        if study is None:
+            listed = self.objects.list(folder)
+            keys = [key for key in listed if key.endswith(f"/{manifests_format.NAME}")]
+        else:
+            names = self.steps(table, study) if steps is None else set(steps)
+            keys = [self._manifest_key(table, study, name) for name in names]
         found = zip(keys, self.objects.get_many(keys), strict=True)
-        steps = [Manifest.from_json(data, f"{self.uri}/{key}") for key, data in found if data is not None]
-        return sorted(steps, key=lambda step: (step.study, step.step))
+        those = [Manifest.from_json(data, f"{self.uri}/{key}") for key, data in found if data is not None]
+        return sorted(
+            (each for each in those if steps is None or each.step in steps), key=lambda each: (each.study, each.step)
+        )
 
     def attempt(self, table: str, study: str, step: str, attempt: str | None = None) -> Attempt:
         """A new attempt at a step, by one process or by several (which pass the same new id)."""
@@ -202,11 +217,16 @@ class Store:
         """Where a committed file lies: a path, or an s3:// address."""
         return self.objects.address(manifest.file(name).key)
 
+    @staticmethod
+    def _manifest_key(table: str, study: str, step: str) -> str:
+        folder = folder_of(_name("table", table), _name("study", study), _name("step", step))
+        return f"{folder}/{manifests_format.NAME}"
+
     def _steps(self, table: str, study: str | None, steps: Collection[str] | None = None) -> list[Manifest]:
         """The committed steps of one of the tables, all of a schema that this version reads."""
         if table not in TABLES:
             raise StoreError(f"{table!r} is not a table; there are {', '.join(TABLES)}")
-        found = [step for step in self.manifests(table, study) if steps is None or step.step in steps]
+        found = self.manifests(table, study, steps)
         for step in found:
             if (step.schema_version or 0) > SCHEMA_VERSION:
                 raise StoreError(

@@ -17,7 +17,7 @@ import ray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.loop import Kind, Launched, Loop
+from jobs.loop import Kind, Loop, one_each
 from jobs.steps import Step
 from sharelm.errors import InputError
 from sharelm.store import Store, open_store
@@ -50,12 +50,11 @@ def carry_out(uri: str, steps: list[Step]) -> None:
         store.commit(step.table, STUDY, step.name, {}, facts={"span": span})
 
 
-def kind(store: Store, alone: bool = False, together: bool = False) -> Kind:
-    def launch(steps: Sequence[Step]) -> Launched:
-        groups = [list(steps)] if together else [[step] for step in steps]
-        return {carry_out.remote(store.uri, group): group for group in groups}
+def kind(store: Store, alone: bool = False, together: bool = False, at_once: int = 64) -> Kind:
+    def start(steps: Sequence[Step]) -> Any:
+        return carry_out.remote(store.uri, steps)
 
-    return Kind("working", launch, alone)
+    return Kind("working", start, at_once, (lambda steps: [steps]) if together else one_each, alone)
 
 
 def step(kind: str, name: str, needs: Sequence[str] = (), makes: Sequence[str] = (), **payload: Any) -> Step:
@@ -149,6 +148,34 @@ def test_what_runs_alone_waits_for_everything_else(tmp_path: Path) -> None:
     assert min(found["cost-a"][0], found["cost-b"][0]) >= others
     assert all(len(running) <= 1 for running in shown)  # never both kinds
     assert {"task", "meter"} >= {name for running in shown for name in running}
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 5), st.integers(1, 30), st.booleans())
+def test_no_more_tasks_are_in_flight_than_a_kind_allows(
+    tmp_path_factory: pytest.TempPathFactory, at_once: int, count: int, alone: bool
+) -> None:
+    store = open_store(str(tmp_path_factory.mktemp("store")))
+    plain, in_flight, most = kind(store), set(), 0
+
+    def start(steps: Sequence[Step]) -> Any:
+        nonlocal most, in_flight
+        in_flight = {name for name in in_flight if store.find("done", STUDY, name) is None} | {steps[0].name}
+        most = max(most, len(in_flight))
+        return plain.start(steps)
+
+    steps = [step("task", f"s{n}", ["first"] if n else []) for n in range(count)] + [step("task", "first")]
+    assert run(steps, store, task=Kind("working", start, at_once, alone=alone)) == []
+    assert spans(store).keys() == {each.name for each in steps}
+    assert most <= at_once
+
+
+def test_a_measurement_that_fails_does_not_keep_the_others_from_it(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    steps = [step("meter", f"cost-{n}", fails=n < 2) for n in range(5)]
+    failures = run(steps, store, meter=kind(store, alone=True, at_once=1))
+    assert failures == [f"meter cost-{n}: RuntimeError: it broke" for n in range(2)]
+    assert spans(store).keys() == {"cost-2", "cost-3", "cost-4"}
 
 
 def test_steps_that_need_each_other_are_refused(tmp_path: Path) -> None:

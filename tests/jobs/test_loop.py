@@ -20,4 +20,4 @@ def test_the_loop_on_a_real_ray() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("......")
+    assert done.stdout.startswith("........")

@@ -84,7 +84,7 @@ def test_a_cluster_that_cannot_hold_a_group_is_refused(
 
 def test_nodes_without_gpus_lend_no_cpus_to_those_that_have() -> None:
     have = fit(training(workers=2), cluster((16, 1), (16, 1), (64, 0)))
-    assert have == Resources(True, 16, 16, 16, parallel_groups=1)
+    assert have == Resources(True, 16, 16, 16, parallel_groups=1, parallel_scores=2)
 
 
 def test_trials_that_share_a_gpu_share_its_cpus() -> None:

@@ -81,18 +81,64 @@ def test_manifests_are_listed_by_study_and_step(store):
     assert store.manifests("tokens", "nobody") == []
 
 
+def two_a_page(store):
+    """Let this S3 store's listings have pages of two keys."""
+    whole = store.objects._fs._call_s3
+
+    async def call(method, **arguments):
+        return await whole(method, **arguments, **({"MaxKeys": 2} if method == "list_objects_v2" else {}))
+
+    store.objects._fs._call_s3 = call
+
+
 @pytest.mark.s3
 def test_more_steps_than_a_page_of_a_listing(s3_uri):
     store = open_store(s3_uri)
     for number in range(7):
         store.commit("tokens", "s", str(number), {"x": b"x"})
-    whole = store.objects._fs.call_s3
-
-    def two_a_page(method, **arguments):
-        return whole(method, **arguments, **({"MaxKeys": 2} if method == "list_objects_v2" else {}))
-
-    store.objects._fs.call_s3 = two_a_page
+    two_a_page(store)
     assert len(store.manifests("tokens")) == 7
+    assert len(store.objects.list("tokens")) == 14
+
+
+names = st.text(st.sampled_from("09afgzA.-_"), min_size=1, max_size=4).filter(lambda name: name[0].isalnum())
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    committed=st.sets(names, max_size=8),
+    half=st.sets(names, max_size=4),
+    near=st.sets(names, max_size=2),
+    small=st.booleans(),
+)
+def test_steps_are_those_that_have_a_manifest(store, committed, half, near, small):
+    """Listed by keys, of any names and in pages of any size: what `find` and the manifests say."""
+    study = uuid.uuid4().hex
+    for step in committed:
+        store.commit("tokens", study, step, {"x": b"x"})
+    for step in half - committed:
+        store.attempt("tokens", study, step).put("x", b"never committed")
+    for step in near:
+        store.commit("tokens", f"{study}.", step, {"x": b"of a study whose name begins alike"})
+    fresh = open_store(store.uri)
+    if small and store.uri.startswith("s3://"):
+        two_a_page(fresh)
+    assert fresh.steps("tokens", study) == committed
+    assert {step for step in committed | half if fresh.find("tokens", study, step)} == committed
+    assert [m.step for m in fresh.manifests("tokens", study)] == sorted(committed)
+    some = {*sorted(committed)[::2], *half}
+    assert [m.step for m in fresh.manifests("tokens", study, some)] == sorted(committed & some)
+
+
+def test_a_step_is_listed_from_its_manifest_to_its_removal(store):
+    attempt = store.attempt("tokens", "s", "a1")
+    record = attempt.put("manifest.json", b"a file of this name is no manifest")
+    assert store.steps("tokens", "s") == set()
+    manifest = attempt.commit([record])
+    assert store.steps("tokens", "s") == {"a1"}
+    assert store.steps("tokens", "other") == store.steps("weights", "s") == set()
+    store.remove(manifest)
+    assert store.steps("tokens", "s") == set()
 
 
 @pytest.mark.parametrize("table", TABLES)
