@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sharelm.errors import IntegrityError, StoreError
+from sharelm.store.observer import observed, retried
 
 _CHECK_SECONDS = 10
 _CONNECTIONS = 32
@@ -52,8 +53,13 @@ class S3Objects:
         """This process's own s3fs; one from before a fork would hang."""
         if os.getpid() not in self._opened:
             import s3fs
+            from aiobotocore.session import AioSession
 
-            fs = s3fs.S3FileSystem(config_kwargs=_CONFIG, use_listings_cache=False, skip_instance_cache=True)
+            session = AioSession()
+            session.register("request-created.s3", _note_retry)
+            fs = s3fs.S3FileSystem(
+                config_kwargs=_CONFIG, use_listings_cache=False, skip_instance_cache=True, session=session
+            )
             fs.retries = 1  # botocore retries already; both together hide a dead server for most of a minute
             self._opened = {os.getpid(): fs}
         return self._opened[os.getpid()]
@@ -104,6 +110,7 @@ class S3Objects:
     def _path(self, key: str) -> str:
         return f"{self.bucket}/{self._key(key)}"
 
+    @observed
     def put(self, key: str, data: bytes | Path) -> None:
         """See `Objects`. A large object is sent in parts and appears after the last one."""
         with self._failures("written"):
@@ -112,6 +119,7 @@ class S3Objects:
             else:
                 self._fs.put_file(str(data), self._path(key))
 
+    @observed
     def put_new(self, key: str, data: bytes) -> bool:
         """See `Objects`. It is one put: Ceph ignores the condition of a put in parts."""
         with self._failures("written"):
@@ -130,12 +138,14 @@ class S3Objects:
             content: bytes = await body.read()
         return content
 
+    @observed
     def get(self, key: str) -> bytes:
         """See `Objects`."""
         with self._failures("read"):
             content: bytes = self._run(self._read, key)
             return content
 
+    @observed
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """See `Objects`."""
 
@@ -158,6 +168,7 @@ class S3Objects:
             contents: list[bytes | None] = self._run(read_all)
             return contents
 
+    @observed
     def list(self, folder: str) -> list[str]:
         """See `Objects`."""
         start = self._key(folder.rstrip("/") + "/")
@@ -173,6 +184,7 @@ class S3Objects:
         skip = len(self._key(""))
         return sorted(key[skip:] for key in keys)
 
+    @observed
     def delete(self, keys: Iterable[str]) -> None:
         """See `Objects`."""
         with self._failures("written"):
@@ -183,6 +195,7 @@ class S3Objects:
         """See `Objects`."""
         return f"s3://{self._path(key)}"
 
+    @observed
     def fetch(self, key: str, sha256: str, check: Callable[[Path], None]) -> Path:
         """See `Objects`. One process of a node downloads it; the others wait for that."""
         folder = _cache()
@@ -217,6 +230,12 @@ class S3Objects:
         with self._failures("written"):
             if self._run(round_trip, timeout=_CHECK_SECONDS) != b"check":
                 raise StoreError(f"store {self.uri} does not give back what was written")
+
+
+def _note_retry(request: Any, **_: Any) -> None:
+    """Called by botocore before it sends a request; from the second time on it is a retry."""
+    if request.context.get("retries", {}).get("attempt", 1) > 1:
+        retried()
 
 
 def _absent(error: BaseException) -> bool:
