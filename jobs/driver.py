@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ray
 
-from jobs.board import Board, covered
+from jobs.board import Board, Snapshot, covered
 from jobs.conclude import conclude
 from jobs.context import Context
 from jobs.kinds import TRAINS, kinds
 from jobs.layout import lay_out
 from jobs.loop import Loop
+from jobs.metrics import report_steps
 from jobs.nodes import here, lacking, living_nodes
 from jobs.prepare import Request
 from jobs.progress import Progress
@@ -35,10 +37,11 @@ class Driver:
         study, self._base, self._store, data = request
         self._progress = progress
         study, have, machine = lay_out(study, self._store.uri, data, progress.stage)
-        self._board: Any = Board.options(scheduling_strategy=here()).remote()  # type: ignore[attr-defined]
+        self._board: Any = Board.options(scheduling_strategy=here()).remote(study)  # type: ignore[attr-defined]
         self._context = Context(study, self._store.uri, data, machine, have, self._board, night)
         self._kinds = kinds(self._context, items)
         self._went_on = False
+        self._lengths: dict[str, int] = {}  # optimizer steps of each trial (or proxy) that is being trained
 
     def run(self) -> tuple[Plan, list[Step]]:
         """The plan and all its steps, carried out; raises `ShareLMError` where one of them could not be."""
@@ -92,19 +95,40 @@ class Driver:
         for kind, plural in TRAINS.items():
             trials = [step.payload for step in loop.missing if step.kind == kind]
             if trials:
-                self._progress.expect({trial.name: trial.arm.training(training).steps for trial in trials}, plural)
-        loop.run(self._show, training.stall_timeout_s)
+                self._lengths = {trial.name: trial.arm.training(training).steps for trial in trials}
+                self._progress.expect(self._lengths, plural)
+        loop.run(partial(self._show, loop), training.stall_timeout_s)
+        self._report(loop, Snapshot())
         if loop.failures:
             failures = "; ".join(loop.failures)
             raise ShareLMError(f"not finished: {failures}; run again to carry on from what is committed")
 
-    def _show(self, running: Counter[str]) -> None:
-        """Say what is going on, by the kinds of the tasks that run."""
+    def _show(self, loop: Loop, running: Counter[str]) -> None:
+        """Say and report what is going on, by the kinds of the tasks that run."""
+        board = Snapshot()
         if TRAINS.keys() & running.keys():
             wants = lacking(self._context.study.training.workers, self._context.have, living_nodes())
-            self._progress.show(wants or self._progress.training(ray.get(self._board.read.remote())))
+            board = ray.get(self._board.read.remote())
+            self._progress.show(wants or self._progress.training(board))
         elif running:
             self._progress.show(", ".join(f"{self._kinds[kind].doing}: {left} left" for kind, left in running.items()))
+        self._report(loop, board)
+
+    def _report(self, loop: Loop, board: Snapshot) -> None:
+        """Report how many steps of each kind are in which state."""
+        count: Counter[tuple[str, str]] = Counter()
+        for step, state in loop.states():
+            if state == "running" and step.kind in TRAINS:
+                state = self._in_its_group(step.payload.name, board)
+            count[step.kind, state] += 1
+        report_steps(self._context.study.name, count)
+
+    def _in_its_group(self, trial: str, board: Snapshot) -> str:
+        """The state of a trial whose group runs: a group trains one trial after another."""
+        at = board.trials.get(trial)
+        if at is None:
+            return "waiting"
+        return "done" if at.step >= self._lengths[trial] else "running"
 
     def finish(self, plan: Plan, steps: Sequence[Step], step: str, revision: int, started: float) -> Manifest:
         """Compare, decide and report from the rows of these steps; `step` names the report."""
