@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ray
 
-from jobs.board import Board, covered
+from jobs.board import Board, Snapshot, covered
 from jobs.conclude import conclude
 from jobs.context import Context
 from jobs.kinds import TRAINS, kinds
 from jobs.layout import lay_out
 from jobs.limits import Spending
 from jobs.loop import Loop
+from jobs.metrics import report_steps
 from jobs.nodes import here, lacking, living_nodes
 from jobs.prepare import Request
 from jobs.progress import Progress
@@ -36,12 +38,13 @@ class Driver:
         study, self._base, self._store, data = request
         self._progress = progress
         study, have, machine = lay_out(study, self._store.uri, data, progress.stage)
-        self._board: Any = Board.options(scheduling_strategy=here()).remote()  # type: ignore[attr-defined]
+        self._board: Any = Board.options(scheduling_strategy=here()).remote(study)  # type: ignore[attr-defined]
         self._context = Context(study, self._store.uri, data, machine, have, self._board, night)
         self._kinds = kinds(self._context, items)
         self._went_on = False
         self.failures: dict[str, str] = {}  # what failed, and its last words
         self._spending = Spending(study, self._store)
+        self._lengths: dict[str, int] = {}  # optimizer steps of each trial (or proxy) that is being trained
 
     def run(self) -> tuple[Plan, list[Step]]:
         """The plan and all its steps, carried out; raises `ShareLMError` where one of them could not be."""
@@ -96,17 +99,19 @@ class Driver:
         for kind, plural in TRAINS.items():
             trials = [step.payload for step in loop.missing if step.kind == kind]
             if trials:
-                self._progress.expect({trial.name: trial.arm.training(training).steps for trial in trials}, plural)
+                self._lengths = {trial.name: trial.arm.training(training).steps for trial in trials}
+                self._progress.expect(self._lengths, plural)
         try:
-            loop.run(self._show, training.stall_timeout_s)
+            loop.run(partial(self._show, loop), training.stall_timeout_s)
         finally:
             self.failures |= loop.last_words
+        self._report(loop, Snapshot())
         if loop.failures:
             failures = "; ".join(loop.failures)
             raise ShareLMError(f"not finished: {failures}; run again to carry on from what is committed")
 
-    def _show(self, running: Counter[str]) -> None:
-        """Say what is going on, by the kinds of the tasks that run; raises `LimitReached`."""
+    def _show(self, loop: Loop, running: Counter[str]) -> None:
+        """Say and report what is going on, by the kinds of the tasks that run; raises `LimitReached`."""
         board = ray.get(self._board.read.remote())
         self._spending.check(board.busy.values(), self._progress.left(board))
         if TRAINS.keys() & running.keys():
@@ -114,6 +119,23 @@ class Driver:
             self._progress.show(wants or self._progress.training(board))
         elif running:
             self._progress.show(", ".join(f"{self._kinds[kind].doing}: {left} left" for kind, left in running.items()))
+        self._report(loop, board)
+
+    def _report(self, loop: Loop, board: Snapshot) -> None:
+        """Report how many steps of each kind are in which state."""
+        count: Counter[tuple[str, str]] = Counter()
+        for step, state in loop.states():
+            if state == "running" and step.kind in TRAINS:
+                state = self._in_its_group(step.payload.name, board)
+            count[step.kind, state] += 1
+        report_steps(self._context.study.name, count)
+
+    def _in_its_group(self, trial: str, board: Snapshot) -> str:
+        """The state of a trial whose group runs: a group trains one trial after another."""
+        at = board.trials.get(trial)
+        if at is None:
+            return "waiting"
+        return "done" if at.step >= self._lengths[trial] else "running"
 
     def finish(self, plan: Plan, steps: Sequence[Step], step: str, revision: int, started: float) -> Manifest:
         """Compare, decide and report from the rows of these steps; `step` names the report."""

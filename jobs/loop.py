@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any
@@ -56,6 +56,7 @@ class Loop:
         self._running: dict[Any, Sequence[Step]] = {}  # the steps that each Ray task carries out
         self._in_flight: Counter[str] = Counter()
         self._alone = False  # whether what runs alone has begun
+        self._ended = dict.fromkeys(self._there, "done")  # steps (and results) that are done or failed
         self.failures: list[str] = []
         self.last_words: dict[str, str] = {}  # of what failed, with the tracebacks that Ray brings
 
@@ -63,6 +64,12 @@ class Loop:
     def missing(self) -> list[Step]:
         """The steps whose results were not committed when the loop was made."""
         return [step for key, step in self._steps.items() if key not in self._there]
+
+    def states(self) -> Iterator[tuple[Step, str]]:
+        """Every step with its state: waiting, running (its group's other steps too), done or failed."""
+        running = {step.key for steps in self._running.values() for step in steps}
+        for key, step in self._steps.items():
+            yield step, self._ended.get(key, "running" if key in running else "waiting")
 
     def run(self, show: Callable[[Counter[str]], None], stall_timeout_s: int) -> None:
         """Carry out every step that can be; `failures` says in sentences which could not.
@@ -91,7 +98,9 @@ class Loop:
                     if isinstance(why, InputError):
                         raise why from None
                     self.failures.append(f"{_labels(steps)}: {sentence(why, stall_timeout_s)}")
+                    self._ended |= {step.key: "failed" for step in steps}
                     steps = [step for step in steps if self._committed(step.key)]  # before the one that failed
+                self._ended |= {step.key: "done" for step in steps}
                 graph.done(*(step.key for step in steps))
             self._advance(graph)
             if time.monotonic() - shown >= SHOW_EVERY_S:

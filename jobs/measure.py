@@ -11,6 +11,7 @@ import ray
 
 from jobs.board import busy
 from jobs.context import Context
+from jobs.metrics import report_store
 from jobs.steps import Costing, Scoring, Step
 from sharelm.artefact import open_model
 from sharelm.store import open_store
@@ -38,12 +39,13 @@ def score_model(context: Context, step: Step, items: list[Any]) -> None:
     from sharelm.evaluation.decoder import DecoderScorer
     from sharelm.model import load_model
 
+    report_store()
     what: Scoring = step.payload
     store, study = open_store(context.store), context.study.name
     if store.find(step.table, study, step.name) is not None:
         return
     artefact = open_model(store, study, what.model)
-    with _device(context, step), busy(context.board, "evaluation"):
+    with _device(context, step), busy(context.board, "evaluation", context.have.devices(step.resources)):
         model = load_model(artefact.weights, context.machine.device, context.machine.precision)
         tokenizer = tokenizer_from(artefact.tokenizer)
         scorer = DecoderScorer(model, tokenizer, context.study.evaluation.tokens_per_batch)
@@ -63,12 +65,13 @@ class CostMeter:
         """Measure a model under one workload and commit the row."""
         from sharelm.cost import measure
 
+        report_store()
         what: Costing = step.payload
         store, study = open_store(context.store), context.study.name
         if store.find(step.table, study, step.name) is not None:
             return
         artefact = open_model(store, study, what.model)
-        with _device(context, step), busy(context.board, "cost"):
+        with _device(context, step), busy(context.board, "cost", context.have.devices(step.resources)):
             row = measure(artefact.weights, what.workload, context.machine, context.study.cost)
         rows = pa.Table.from_pylist([{**row, **what.labels}], schema=TABLES[step.table])
         store.commit_rows(step.table, study, step.name, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,10 @@ class Resources:
     def cost(self) -> dict[str, float]:
         """What Ray gives the process that measures costs."""
         return self._with_gpu(self.cost_cpus, 1)
+
+    def devices(self, taken: Mapping[str, float]) -> float:
+        """Devices that these resources are, as the price of one worker's device counts them."""
+        return taken["GPU"] if self.use_gpu else taken["CPU"] / self.cpus_per_worker
 
     def _with_gpu(self, cpus: int, gpus: float) -> dict[str, float]:
         return {"CPU": cpus, **({"GPU": gpus} if self.use_gpu else {})}

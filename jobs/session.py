@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from jobs.load import LoadOfOthers, set_spinning
+from jobs.metrics import reporting
 from sharelm.errors import InputError
 
 
@@ -37,7 +38,7 @@ def ray_session(load: LoadOfOthers, say: Callable[[str], None]) -> Iterator[None
     Inside, standard output is standard error: Ray prints a dead node's last words there, and a driver's output is its
     answer alone. `say` tells the user where other processes keep this machine busy, by the `load` so far.
     """
-    with redirect_stdout(sys.stderr), _ray(load, say):
+    with redirect_stdout(sys.stderr), _ray(load, say), reporting():
         yield
 
 

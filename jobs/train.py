@@ -46,7 +46,7 @@ def _measure_speeds(context: Context, step: Step, corpus: Corpus, store: Store) 
     from jobs.board import busy
     from sharelm.training.speed import measure_speeds
 
-    with busy(context.board, "training"):
+    with busy(context.board, "training", context.have.devices(step.resources)):  # in every worker
         measure_speeds(context.study, step.payload, corpus, step.name, context.machine, store)
 
 
@@ -66,8 +66,10 @@ def _train(train: Callable[..., None], context: Context, step: Step, corpus: Cor
     from jobs.board import TrainingReporter
 
     study, trial = context.study, step.payload
-    on_step = TrainingReporter(context.board, trial.arm.training(study.training).steps)
-    train(study, trial, corpus, step.name, context.machine, store, on_step)
+    devices = study.training.workers * context.have.devices(step.resources)
+    steps = trial.arm.training(study.training).steps
+    with TrainingReporter(context.board, study.name, steps, devices) as on_step:
+        train(study, trial, corpus, step.name, context.machine, store, on_step)
 
 
 _TRAINING: dict[str, Callable[[Context, Step, Corpus, Store], None]] = {
@@ -82,6 +84,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     import torch
     from torch.distributed import distributed_c10d
 
+    from jobs.metrics import report_store
     from sharelm.data import open_corpus
 
     context: Context = config["context"]
@@ -93,6 +96,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         import ray.train.torch
 
         torch.cuda.set_device(ray.train.torch.get_device())
+    report_store()
     store = open_store(context.store)
     manifest = store.find("data", context.study.name, context.data)
     assert manifest is not None  # the driver prepares the data before it trains

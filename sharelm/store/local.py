@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sharelm.errors import StoreError
+from sharelm.store.observer import observed
 
 _UNFINISHED = ".unfinished"  # of the same file system as the data, and no reader looks there
 
@@ -65,6 +66,7 @@ class LocalObjects:
         finally:
             os.close(folder)
 
+    @observed
     def put(self, key: str, data: bytes | Path) -> None:
         """See `Objects`."""
         with self._failures("written"), self._written(data) as finished:
@@ -72,6 +74,7 @@ class LocalObjects:
             finished.replace(path)
             self._settle(path)
 
+    @observed
     def put_new(self, key: str, data: bytes) -> bool:
         """See `Objects`."""
         with self._failures("written"), self._written(data) as finished:
@@ -83,6 +86,7 @@ class LocalObjects:
             self._settle(path)
             return True
 
+    @observed
     def get(self, key: str) -> bytes:
         """See `Objects`."""
         with self._failures("read"):
@@ -109,6 +113,7 @@ class LocalObjects:
                 return []
             return sorted(entry.name[len(begin) :] for entry in found if _there(f"{entry.path}/{name}"))
 
+    @observed
     def list(self, folder: str) -> list[str]:
         """See `Objects`."""
 
@@ -123,6 +128,7 @@ class LocalObjects:
                 for name in names
             )
 
+    @observed
     def delete(self, keys: Iterable[str]) -> None:
         """See `Objects`."""
         with self._failures("written"):
@@ -133,6 +139,7 @@ class LocalObjects:
         """See `Objects`."""
         return str(self.root / key)
 
+    @observed
     def fetch(self, key: str, sha256: str, check: Callable[[Path], None]) -> Path:
         """See `Objects`. It is the store's own file."""
         path = self.root / key

@@ -19,6 +19,7 @@ from urllib.parse import unquote_plus
 from xml.sax.saxutils import unescape
 
 from sharelm.errors import IntegrityError, StoreError
+from sharelm.store.observer import observed, retried
 
 _CHECK_SECONDS = 10
 _CONNECTIONS = 32
@@ -63,6 +64,7 @@ class S3Objects:
             session = AioSession()
             session.register("before-parse.s3.ListObjectsV2", _keys_alone)
             options: dict[str, Any] = {"config_kwargs": _CONFIG, "use_listings_cache": False, "session": session}
+            session.register("request-created.s3", _note_retry)
             fs = s3fs.S3FileSystem(skip_instance_cache=True, **options)
             fs.retries = 1  # botocore retries already; both together hide a dead server for most of a minute
             self._opened = {os.getpid(): fs}
@@ -114,6 +116,7 @@ class S3Objects:
     def _path(self, key: str) -> str:
         return f"{self.bucket}/{self._key(key)}"
 
+    @observed
     def put(self, key: str, data: bytes | Path) -> None:
         """See `Objects`. A large object is sent in parts and appears after the last one."""
         with self._failures("written"):
@@ -122,6 +125,7 @@ class S3Objects:
             else:
                 self._fs.put_file(str(data), self._path(key))
 
+    @observed
     def put_new(self, key: str, data: bytes) -> bool:
         """See `Objects`. It is one put: Ceph ignores the condition of a put in parts."""
         with self._failures("written"):
@@ -140,12 +144,14 @@ class S3Objects:
             content: bytes = await body.read()
         return content
 
+    @observed
     def get(self, key: str) -> bytes:
         """See `Objects`."""
         with self._failures("read"):
             content: bytes = self._run(self._read, key)
             return content
 
+    @observed
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """See `Objects`."""
 
@@ -203,6 +209,7 @@ class S3Objects:
             found = [key[len(start) :].split("/") for key in self._run(list_all)]
         return sorted(parts[0] for parts in found if parts[1:] == [name])
 
+    @observed
     def list(self, folder: str) -> list[str]:
         """See `Objects`."""
         with self._failures("read"):
@@ -210,6 +217,7 @@ class S3Objects:
         skip = len(self._key(""))
         return sorted(key[skip:] for key in keys)
 
+    @observed
     def delete(self, keys: Iterable[str]) -> None:
         """See `Objects`."""
         with self._failures("written"):
@@ -220,6 +228,7 @@ class S3Objects:
         """See `Objects`."""
         return f"s3://{self._path(key)}"
 
+    @observed
     def fetch(self, key: str, sha256: str, check: Callable[[Path], None]) -> Path:
         """See `Objects`. One process of a node downloads it; the others wait for that."""
         folder = _cache()
@@ -264,6 +273,12 @@ def _keys_alone(response_dict: dict[str, Any], customized_response_dict: dict[st
         keys = unquote_plus(keys)
     customized_response_dict["Keys"] = keys.split("\0") if keys else []
     response_dict["body"] = _ENTRY.sub(b"", page)
+
+
+def _note_retry(request: Any, **_: Any) -> None:
+    """Called by botocore before it sends a request; from the second time on it is a retry."""
+    if request.context.get("retries", {}).get("attempt", 1) > 1:
+        retried()
 
 
 def _absent(error: BaseException) -> bool:

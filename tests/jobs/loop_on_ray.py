@@ -183,3 +183,25 @@ def test_steps_that_need_each_other_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(CycleError):
         run([step("task", "a", ["b"]), step("task", "b", ["a"])], open_store(str(tmp_path)))
+
+
+def test_every_step_has_a_state_while_others_run(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.commit("done", STUDY, "there", {})
+    steps = [
+        step("task", "there"),
+        step("group", "a", seconds=1.5),
+        step("group", "b", fails=True),
+        step("task", "of-a", ["a"]),
+        step("task", "of-b", ["b"]),
+    ]
+    loop = Loop(steps, {"task": kind(store), "group": kind(store, together=True)}, store, STUDY)
+
+    def states() -> dict[str, str]:
+        return {each.name: state for each, state in loop.states()}
+
+    assert states() == {"there": "done", "a": "waiting", "b": "waiting", "of-a": "waiting", "of-b": "waiting"}
+    shown: list[dict[str, str]] = []
+    loop.run(lambda running: shown.append(states()), 60)
+    assert shown[0] == {"there": "done", "a": "running", "b": "running", "of-a": "waiting", "of-b": "waiting"}
+    assert states() == {"there": "done", "a": "done", "b": "failed", "of-a": "done", "of-b": "waiting"}
