@@ -18,6 +18,7 @@ from cluster.options import (
     NameOrFile,
     OptionalAddress,
     OptionalStore,
+    Profile,
     Store,
     StudyFile,
     StudyName,
@@ -39,6 +40,7 @@ app = typer.Typer(
 def plan(
     study: StudyFile,
     store: OptionalStore = None,
+    profile: Profile = None,
     draw: Annotated[bool, typer.Option("--draw", help="Draw which depth of each arm reads which block.")] = False,
     json: Json = False,
 ) -> None:
@@ -77,13 +79,13 @@ def schemes(json: Json = False) -> None:
 
 
 @app.command(rich_help_panel=ASK)
-def run(study: StudyFile, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+def run(study: StudyFile, store: Store = DEFAULT_STORE, profile: Profile = None, json: Json = False) -> None:
     """Run a study here: on an embedded Ray, or on the one RAY_ADDRESS names."""
     _study_program("jobs.study", study, store, json)
 
 
 @app.command(rich_help_panel=ASK)
-def prepare(study: StudyFile, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+def prepare(study: StudyFile, store: Store = DEFAULT_STORE, profile: Profile = None, json: Json = False) -> None:
     """Prepare and commit a study's data without GPU or Ray; `run` and `submit` find them."""
     _study_program("jobs.prepare", study, store, json)
 
@@ -92,6 +94,7 @@ def prepare(study: StudyFile, store: Store = DEFAULT_STORE, json: Json = False) 
 def nightly(
     studies: Annotated[list[Path], typer.Argument(metavar="STUDY", help="Study files (TOML).", show_default=False)],
     store: Store = DEFAULT_STORE,
+    profile: Profile = None,
     night: Annotated[
         str | None, typer.Option("--night", metavar="DATE", help="The night; today's date (UTC) without it.")
     ] = None,
@@ -151,7 +154,12 @@ def _become_program(program: str, options: list[str], json: bool) -> NoReturn:
 
 
 @app.command(rich_help_panel=ASK)
-def doctor(store: Store = DEFAULT_STORE, address: OptionalAddress = None, json: Json = False) -> None:
+def doctor(
+    store: Store = DEFAULT_STORE,
+    address: OptionalAddress = None,
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
     """Check Python, torch, DeepSpeed, Ray, the store, disk and memory, and say what to do about each."""
     from cluster.doctor import diagnose, diagnosis_text
     from cluster.show import print_json
@@ -170,6 +178,7 @@ def submit(
     study: StudyFile,
     store: Store = DEFAULT_STORE,
     address: Address = DEFAULT_ADDRESS,
+    profile: Profile = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end and exit as it does.")] = False,
     json: Json = False,
 ) -> None:
@@ -200,6 +209,7 @@ def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A study's name; all without it.")] = None,
     address: Address = DEFAULT_ADDRESS,
     store: OptionalStore = None,
+    profile: Profile = None,
     json: Json = False,
 ) -> None:
     """List studies submitted to a cluster; with a store also the steps that are committed there."""
@@ -223,6 +233,7 @@ def status(
 def logs(
     name: StudyName,
     address: Address = DEFAULT_ADDRESS,
+    profile: Profile = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print what the newest job of a study has written."""
@@ -233,7 +244,7 @@ def logs(
 
 
 @app.command(rich_help_panel=WORK)
-def stop(name: StudyName, address: Address = DEFAULT_ADDRESS) -> None:
+def stop(name: StudyName, address: Address = DEFAULT_ADDRESS, profile: Profile = None) -> None:
     """Stop the newest job of a study; what it has committed stays."""
     from cluster import submission
 
@@ -249,6 +260,7 @@ def stop(name: StudyName, address: Address = DEFAULT_ADDRESS) -> None:
 def verdict(
     study: NameOrFile,
     store: Store = DEFAULT_STORE,
+    profile: Profile = None,
     gate: Annotated[
         str | None, typer.Option("--gate", metavar="STAGE", help="Exit 3 unless this roll-out stage is supported.")
     ] = None,
@@ -272,7 +284,7 @@ def verdict(
 
 
 @app.command(rich_help_panel=ANSWER)
-def judge(study: NameOrFile, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+def judge(study: NameOrFile, store: Store = DEFAULT_STORE, profile: Profile = None, json: Json = False) -> None:
     """Judge a finished study again by this version's statistics; trains nothing and keeps the old report."""
     _become("jobs.judge", study, store, json)
 
@@ -282,6 +294,7 @@ def report(
     study: NameOrFile,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write to.")],
     store: Store = DEFAULT_STORE,
+    profile: Profile = None,
 ) -> None:
     """Copy a study's newest report (HTML, Markdown, JSON) into a folder."""
     from cluster.evidence import export_report
@@ -295,6 +308,7 @@ def tables(
     table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="One table; a list without it.")] = None,
     study: Annotated[str | None, typer.Option("--study", metavar="NAME", help="Only this study.")] = None,
     store: Store = DEFAULT_STORE,
+    profile: Profile = None,
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print all rows as CSV.")] = False,
     files: Annotated[bool, typer.Option("--files", help="Print the addresses of the Parquet files.")] = False,
