@@ -14,6 +14,7 @@ from cluster.options import (
     DEFAULT_ADDRESS,
     DEFAULT_STORE,
     Address,
+    Insecure,
     Json,
     NameOrFile,
     OptionalAddress,
@@ -179,17 +180,23 @@ def submit(
     store: Store = DEFAULT_STORE,
     address: Address = DEFAULT_ADDRESS,
     profile: Profile = None,
+    insecure: Insecure = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end and exit as it does.")] = False,
     json: Json = False,
 ) -> None:
     """Send a study to a Ray cluster as a job; one that runs or has finished there is not sent twice."""
+    from cluster.access import check_asks_for_token, check_insecure, check_release, greet
     from cluster.show import print_json
     from sharelm.study import load_study
 
     if wait and json:
         raise InputError("--wait and --json exclude each other: what --wait follows is text")
     asked = load_study(study)
-    from cluster import submission  # after the study is known to be right: this imports Ray
+    check_insecure(address, insecure)
+    release = greet(address)
+    check_asks_for_token(address, insecure)
+    check_release(address, release)
+    from cluster import submission  # after all that can be known without it: this imports Ray
 
     destination = submission.store_for_cluster(store, address)
     client = submission.connect(address)
@@ -213,6 +220,9 @@ def status(
     json: Json = False,
 ) -> None:
     """List studies submitted to a cluster; with a store also the steps that are committed there."""
+    from cluster.access import greet
+
+    greet(address)
     from cluster import submission
     from cluster.show import print_json
     from cluster.status import status_text
@@ -237,6 +247,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print what the newest job of a study has written."""
+    from cluster.access import greet
+
+    greet(address)
     from cluster import submission
 
     client = submission.connect(address)
@@ -246,6 +259,9 @@ def logs(
 @app.command(rich_help_panel=WORK)
 def stop(name: StudyName, address: Address = DEFAULT_ADDRESS, profile: Profile = None) -> None:
     """Stop the newest job of a study; what it has committed stays."""
+    from cluster.access import greet
+
+    greet(address)
     from cluster import submission
 
     client = submission.connect(address)

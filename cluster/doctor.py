@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
+from cluster.access import status_of
 from cluster.options import DEFAULT_ADDRESS
 from cluster.token import token, token_file
 from sharelm.errors import ShareLMError
@@ -68,14 +67,6 @@ def _ray_version() -> Finding:
         return _finding("ray", "fail", "not installed", 'install "ray[default]" 2.60')
 
 
-def _status_of(url: str, headers: dict[str, str]) -> int:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(f"{url}/api/jobs/", headers=headers), timeout=5) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
 def check_cluster(address: str | None) -> Finding:
     """Whether the job server answers. It is asked without a token first: who can list jobs without one can run code."""
     url = (address or DEFAULT_ADDRESS).rstrip("/")
@@ -83,9 +74,9 @@ def check_cluster(address: str | None) -> Finding:
         do = "give --address the job server's URL, http://HEAD:8265, to have it checked"
         return _finding("cluster", "warn", f"{url} is not an http:// address", do)
     try:
-        status = _status_of(url, {})
+        status = status_of(url, {})
         mine = token()
-        with_token = _status_of(url, {"Authorization": f"Bearer {mine}"}) if mine and status in (401, 403) else status
+        with_token = status_of(url, {"Authorization": f"Bearer {mine}"}) if mine and status in (401, 403) else status
     except (OSError, ValueError) as error:
         if address is None:
             return _finding("cluster", "ok", f"none at {url}; `sharelm run` starts its own")

@@ -49,6 +49,9 @@ Profile = Annotated[
         help="A cluster of ~/.config/sharelm/config.toml: its address, store, token file and image.",
     ),
 ]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Take a cluster that asks for no token; on this machine's loopback only.")
+]
 OptionalImage = Annotated[
     str | None,
     typer.Option("--image", envvar="SHARELM_IMAGE", metavar="NAME", help="The image that the nodes are to run."),

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from cluster.access import ClusterError, is_loopback, no_answer, refusal
 from cluster.bundle import make_bundle
-from cluster.token import token, token_file, use_token_if_there
+from cluster.token import use_token_if_there
 from sharelm.digest import digest
-from sharelm.errors import InputError, ShareLMError
+from sharelm.errors import InputError
 from sharelm.study import Study
 
 use_token_if_there()
@@ -29,13 +29,7 @@ import requests  # noqa: E402
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient  # noqa: E402
 
 STUDY, DIGEST, STORE, SHIPPED = "sharelm_study", "sharelm_digest", "sharelm_store", "sharelm_shipped"
-CONNECT_S, ANSWER_S, END_S = 5, 60, 60
-
-
-class ClusterError(ShareLMError):
-    """The cluster cannot be reached or refuses; nothing was spent."""
-
-    exit_code = 2
+CONNECT_S, ANSWER_S, END_S = 3, 60, 60
 
 
 class _Client(JobSubmissionClient):
@@ -46,7 +40,7 @@ class _Client(JobSubmissionClient):
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """A client of the job server at this address; `ClusterError`, one sentence, where there is none."""
+    """A client of the job server at this address, which has been greeted (`cluster.access`)."""
     logging.disable(logging.INFO)  # Ray's client tells of every upload
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets the environment win over an argument
     with _one_sentence(address):
@@ -59,15 +53,9 @@ def _one_sentence(address: str) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.AuthenticationError:
-        if token() is None:
-            do = f"there is no token in RAY_AUTH_TOKEN or {token_file()}"
-        else:
-            do = "the token of RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is not that cluster's"
-        raise ClusterError(f"the cluster at {address} refuses the token: {do}") from None
+        raise refusal(address) from None
     except (ConnectionError, requests.exceptions.ConnectionError, requests.exceptions.Timeout):
-        raise ClusterError(
-            f"no Ray job server answers at {address}; start the cluster, forward its port or give another --address"
-        ) from None
+        raise no_answer(address) from None
     except (requests.exceptions.RequestException, RuntimeError, ValueError) as error:
         raise ClusterError(f"the cluster at {address} could not do it: {_first_line(error)}") from None
 
@@ -84,7 +72,7 @@ def store_for_cluster(uri: str, address: str) -> str:
     path = Path(uri).expanduser()
     if "://" in uri or path.is_absolute():
         return uri if "://" in uri else str(path)
-    if urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1"):
+    if not is_loopback(address):
         raise InputError(
             f"--store = {uri!r} is a folder of this machine; give s3://BUCKET/PREFIX, or an absolute path that every "
             "node mounts"

@@ -15,7 +15,7 @@ SURFACE = {
     "nightly": ["STUDY", "--store", "--profile", "--night", "--plan", "--accept", "--reason", "--json"],
     "prepare": ["STUDY", "--store", "--profile", "--json"],
     "doctor": ["--store", "--address", "--profile", "--json"],
-    "submit": ["STUDY", "--store", "--address", "--profile", "--wait", "--json"],
+    "submit": ["STUDY", "--store", "--address", "--profile", "--insecure", "--wait", "--json"],
     "status": ["[NAME]", "--address", "--store", "--profile", "--json"],
     "logs": ["NAME", "--address", "--profile", "--follow", "-f"],
     "stop": ["NAME", "--address", "--profile"],

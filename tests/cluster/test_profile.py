@@ -5,7 +5,7 @@ import os
 import pytest
 from typer.testing import CliRunner
 
-from cluster import cli, submission
+from cluster import cli
 from cluster.options import DEFAULT_ADDRESS
 from cluster.profile import config_file, load_config
 from sharelm.errors import InputError
@@ -57,7 +57,7 @@ def asked(home, monkeypatch):
     def committed(store, name):
         raise Asked(None, store, os.environ.get("RAY_AUTH_TOKEN_PATH"))
 
-    monkeypatch.setattr(submission, "connect", connect)
+    monkeypatch.setattr("cluster.access.greet", connect)
     monkeypatch.setattr("cluster.evidence.stored_verdict", committed)
 
     def call(*arguments):
