@@ -32,7 +32,9 @@ def is_loopback(address: str) -> bool:
 
 
 def _get(address: str, path: str, headers: dict[str, str]) -> bytes:
-    request = urllib.request.Request(address.rstrip("/") + path, headers=headers)
+    request = urllib.request.Request(address.rstrip("/") + path)
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)  # the token is for this address only
     with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
         content: bytes = answer.read()
     return content

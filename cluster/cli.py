@@ -18,6 +18,7 @@ from cluster.options import (
     Json,
     NameOrFile,
     OptionalAddress,
+    OptionalImage,
     OptionalStore,
     Profile,
     Store,
@@ -159,13 +160,15 @@ def doctor(
     store: Store = DEFAULT_STORE,
     address: OptionalAddress = None,
     profile: Profile = None,
+    image: OptionalImage = None,
     json: Json = False,
 ) -> None:
-    """Check Python, torch, DeepSpeed, Ray, the store, disk and memory, and say what to do about each."""
-    from cluster.doctor import diagnose, diagnosis_text
+    """Check this machine, the store and, by a job that trains nothing, a cluster's nodes; say what to do about each."""
+    from cluster.doctor import diagnose
+    from cluster.findings import diagnosis_text
     from cluster.show import print_json
 
-    findings = diagnose(store, address)
+    findings = diagnose(store, address, image)
     if json:
         print_json(findings)
     else:

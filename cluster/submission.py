@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import shlex
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.access import ClusterError, is_loopback, no_answer, refusal
-from cluster.bundle import make_bundle
+from cluster.bundle import copy_packages, make_bundle
 from cluster.token import use_token_if_there
 from sharelm.digest import digest
 from sharelm.errors import InputError
@@ -29,7 +31,8 @@ import requests  # noqa: E402
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient  # noqa: E402
 
 STUDY, DIGEST, STORE, SHIPPED = "sharelm_study", "sharelm_digest", "sharelm_store", "sharelm_shipped"
-CONNECT_S, ANSWER_S, END_S = 3, 60, 60
+CONNECT_S, ANSWER_S, END_S, INSPECT_S = 3, 60, 60, 300
+NODES = "sharelm_nodes"  # the key under which `jobs.inspect_nodes` prints what it found
 
 
 class _Client(JobSubmissionClient):
@@ -211,3 +214,32 @@ def stop(client: JobSubmissionClient, job_id: str) -> str:
     with _one_sentence(client.get_address()):
         client.stop_job(job_id)
     return _end(client, job_id, END_S).status.value
+
+
+def inspect_nodes(client: JobSubmissionClient, store: str) -> dict[str, Any]:
+    """What a job on the cluster finds on every node (see `jobs/inspect_nodes.py`); it trains nothing.
+
+    Raises `ClusterError` with the job's last words where it found nothing.
+    """
+    job_id = f"sharelm-doctor-{uuid.uuid4().hex[:12]}"
+    with tempfile.TemporaryDirectory(prefix="sharelm-") as folder, _one_sentence(client.get_address()):
+        copy_packages(Path(folder))
+        client.submit_job(
+            entrypoint=shlex.join(["python", "-m", "jobs.inspect_nodes", "--store", store]),
+            submission_id=job_id,
+            runtime_env={"working_dir": folder},
+        )
+    try:
+        job = _end(client, job_id, INSPECT_S)
+    except ClusterError:
+        with _one_sentence(client.get_address()):
+            client.stop_job(job_id)
+        raise
+    with _one_sentence(client.get_address()):
+        lines = client.get_job_logs(job_id).strip().splitlines()
+    for line in reversed(lines):
+        if line.startswith(f'{{"{NODES}"'):
+            found: dict[str, Any] = json.loads(line)[NODES]
+            return found
+    said = lines[-1] if lines else " ".join((job.message or "it said nothing").split())
+    raise ClusterError(f"job {job_id} ended as {job.status.value.lower()}: {said}")

@@ -14,7 +14,7 @@ SURFACE = {
     "run": ["STUDY", "--store", "--profile", "--json"],
     "nightly": ["STUDY", "--store", "--profile", "--night", "--plan", "--accept", "--reason", "--json"],
     "prepare": ["STUDY", "--store", "--profile", "--json"],
-    "doctor": ["--store", "--address", "--profile", "--json"],
+    "doctor": ["--store", "--address", "--profile", "--image", "--json"],
     "submit": ["STUDY", "--store", "--address", "--profile", "--insecure", "--wait", "--json"],
     "status": ["[NAME]", "--address", "--store", "--profile", "--json"],
     "logs": ["NAME", "--address", "--profile", "--follow", "-f"],
