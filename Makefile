@@ -1,4 +1,5 @@
 # make demo: install and run the quickstart. make test: install and run the tests. make check: what every change must pass.
+# make cluster: a whole cluster on loopback, the quickstart on it, and nights that find a planted fault.
 # PYTHON names the interpreter that makes .venv: Python 3.11, 3.12 or 3.13.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,10 +7,13 @@ STORE ?= results
 TESTS ?=
 installed := .venv/.installed
 
-.PHONY: demo test check lint types contracts constraints picture clean
+.PHONY: demo cluster test check lint types contracts constraints picture clean
 
 demo: $(installed)
 	$(BIN)/sharelm run examples/quickstart.toml --store $(STORE)
+
+cluster: $(installed)
+	infra/local-cluster/demo.sh
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)

@@ -14,6 +14,7 @@ from jobs.conclude import conclude
 from jobs.context import Context
 from jobs.kinds import TRAINS, kinds
 from jobs.layout import lay_out
+from jobs.limits import Spending
 from jobs.loop import Loop
 from jobs.nodes import here, lacking, living_nodes
 from jobs.prepare import Request
@@ -39,6 +40,8 @@ class Driver:
         self._context = Context(study, self._store.uri, data, machine, have, self._board, night)
         self._kinds = kinds(self._context, items)
         self._went_on = False
+        self.failures: dict[str, str] = {}  # what failed, and its last words
+        self._spending = Spending(study, self._store)
 
     def run(self) -> tuple[Plan, list[Step]]:
         """The plan and all its steps, carried out; raises `ShareLMError` where one of them could not be."""
@@ -89,20 +92,26 @@ class Driver:
     def _carry_out(self, loop: Loop) -> None:
         """Run the loop to its end; raises `ShareLMError` where a step failed."""
         training = self._context.study.training
+        self._spending.check([], sum(step.kind == "trial" for step in loop.missing))
         for kind, plural in TRAINS.items():
             trials = [step.payload for step in loop.missing if step.kind == kind]
             if trials:
                 self._progress.expect({trial.name: trial.arm.training(training).steps for trial in trials}, plural)
-        loop.run(self._show, training.stall_timeout_s)
+        try:
+            loop.run(self._show, training.stall_timeout_s)
+        finally:
+            self.failures |= loop.last_words
         if loop.failures:
             failures = "; ".join(loop.failures)
             raise ShareLMError(f"not finished: {failures}; run again to carry on from what is committed")
 
     def _show(self, running: Counter[str]) -> None:
-        """Say what is going on, by the kinds of the tasks that run."""
+        """Say what is going on, by the kinds of the tasks that run; raises `LimitReached`."""
+        board = ray.get(self._board.read.remote())
+        self._spending.check(board.busy.values(), self._progress.left(board))
         if TRAINS.keys() & running.keys():
             wants = lacking(self._context.study.training.workers, self._context.have, living_nodes())
-            self._progress.show(wants or self._progress.training(ray.get(self._board.read.remote())))
+            self._progress.show(wants or self._progress.training(board))
         elif running:
             self._progress.show(", ".join(f"{self._kinds[kind].doing}: {left} left" for kind, left in running.items()))
 

@@ -41,6 +41,7 @@ class Loop:
         self._ready: dict[str, list[Step]] = {kind: [] for kind in kinds}
         self._running: Launched = {}
         self.failures: list[str] = []
+        self.last_words: dict[str, str] = {}  # of what failed, with the tracebacks that Ray brings
 
     @property
     def missing(self) -> list[Step]:
@@ -68,6 +69,7 @@ class Loop:
                     ray.get(task)
                 except ray.exceptions.RayError as error:
                     why = cause(error)
+                    self.last_words[_labels(steps)] = str(error)
                     if isinstance(why, InputError):
                         raise why from None
                     self.failures.append(f"{_labels(steps)}: {sentence(why, stall_timeout_s)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ class Progress:
         self._told = time.monotonic()
         self._started = 0.0
         self._first: dict[str, int] = {}  # steps that a trial had done when it was first seen
+        self.lines: list[str] = []  # all that was told, with the time (UTC)
+        self._noted = 0.0
 
     def __enter__(self) -> Progress:
         if self._status:
@@ -49,6 +52,7 @@ class Progress:
 
     def stage(self, text: str) -> None:
         """A new stage begins, said on a line that stays."""
+        self._note(text)
         self._console.print(Text(text), soft_wrap=True)
         if self._status:
             self._status.update(Text(text))
@@ -58,8 +62,18 @@ class Progress:
         """What is going on now: the live line's text, and a plain line every ten seconds."""
         if self._status:
             self._status.update(Text(text))
+            if time.monotonic() - self._noted >= PLAIN_EVERY_S:
+                self._note(text)
         elif time.monotonic() - self._told >= PLAIN_EVERY_S:
             self.stage(text)
+
+    def _note(self, text: str) -> None:
+        self._noted = time.monotonic()
+        self.lines.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}")
+
+    def left(self, board: Snapshot) -> int:
+        """How many of the trials are not trained to their end."""
+        return sum(name not in board.trials or board.trials[name].step < steps for name, steps in self._steps.items())
 
     def training(self, board: Snapshot) -> str:
         """How far training is: the trial that trains, its speed and the time left."""

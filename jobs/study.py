@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -16,9 +18,11 @@ from jobs.load import LoadOfOthers
 from jobs.prepare import check_recorded, prepare_data, read_request
 from jobs.program import program
 from jobs.progress import Progress
+from sharelm.errors import StoreError
 from sharelm.formats import duration
 from sharelm.steps import report_step
-from sharelm.store import Manifest, open_store
+from sharelm.store import Manifest, Store, open_store
+from sharelm.store.logs import commit_log
 from sharelm.store.studies import record_study
 
 
@@ -45,8 +49,23 @@ def run_study(path: Path, uri: str, night: str | None = None) -> tuple[Manifest,
         with ray_session(load, progress.stage):
             driver = Driver(request, items, progress, night)
             revision = record_study(store, study, str(path))
-            plan, steps = driver.run()
-            return driver.finish(plan, steps, step, revision, started), False
+            with _log_kept(store, study.name, progress, driver.failures):
+                plan, steps = driver.run()
+                return driver.finish(plan, steps, step, revision, started), False
+
+
+@contextmanager
+def _log_kept(store: Store, study: str, progress: Progress, failures: Mapping[str, str]) -> Iterator[None]:
+    """Keep what the run says, and the last words of what fails in it, in the store."""
+    outcome = "done"
+    try:
+        yield
+    except BaseException as error:
+        outcome = " ".join(str(error).split()) or type(error).__name__
+        raise
+    finally:
+        with suppress(StoreError):  # a store that fails has said so already
+            commit_log(store, study, [*progress.lines, outcome], failures, {"outcome": outcome})
 
 
 def _say(store: str, report: Manifest, was_there: bool) -> None:

@@ -14,6 +14,7 @@ from sharelm.sharing.checks import check_shape
 from sharelm.study.cost import Cost
 from sharelm.study.data import Data
 from sharelm.study.evaluation import Evaluation
+from sharelm.study.limits import Limits
 from sharelm.study.node import Name, Node, Positive, Tokens, unique
 from sharelm.study.thresholds import STAGES, Axis, Kpi, Rollout
 from sharelm.study.training import Training
@@ -33,6 +34,8 @@ EXECUTION_SETTINGS = frozenset(
         "training.checkpoint_steps",
         "evaluation.tokens_per_batch",
         "cost.assumed_tflops",
+        "limits.device_hours",
+        "limits.money",
     }
 )
 
@@ -128,6 +131,7 @@ class Study(Node):
     cost: Cost
     kpi: Kpi
     rollout: Rollout
+    limits: Limits = Limits()
 
     def decided(self, **training: int) -> Study:
         """The same study, some settings of `[training]` that were "auto" decided."""

@@ -23,8 +23,8 @@ _HEAD = """\
 
 <!-- Written by `python -m sharelm.tables.describe > docs/tables.md`; a test fails when it is out of date. -->
 
-What a study finds lies in {tables} Arrow tables, schema version {version}, as zstd Parquet in the store: a local folder or
-`s3://bucket/prefix`. Units stand in the names of the columns. `--store` says where; below it the keys are
+What a study finds lies in {tables} Arrow tables, schema version {version}, as zstd Parquet in the store: a local folder
+or `s3://bucket/prefix`. Units stand in the names of the columns. `--store` says where; below it the keys are
 
     <table>/study=<name>/step=<digest>/manifest.json
     <table>/study=<name>/step=<digest>/<attempt>-<part of the file's sha256>-rows.parquet

@@ -77,6 +77,7 @@ def test_every_table_has_its_rows(finished: SimpleNamespace) -> None:
     files = {table: store.files(table, "small") for table in TABLES}
     assert files.pop("distances") == []  # no arm is tied softly
     assert files.pop("tunings") == []  # nor is a learning rate tuned
+    assert (files.pop("history"), files.pop("baselines")) == ([], [])  # nor is it a night
     counts = {table: duckdb.read_parquet(found).count("*").fetchall()[0][0] for table, found in files.items()}
     documents = duckdb.read_parquet(store.files("scores", "small")).aggregate("count(distinct document)").fetchall()
     assert counts.pop("comparisons") >= 2  # an axis each, by domain
