@@ -51,6 +51,16 @@ def data_files(path: Path, study: Study) -> list[Path]:
     return sorted(found)
 
 
+def copy_packages(folder: Path) -> None:
+    """Copy the code that runs on a cluster into this folder."""
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise InputError(f"the package {package} is not installed, so it cannot travel")
+        source = Path(next(iter(spec.submodule_search_locations)))
+        shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+
+
 def make_bundle(folder: Path, path: Path, study: Study) -> tuple[str, str]:
     """Fill this empty folder with what a job needs.
 
@@ -62,12 +72,7 @@ def make_bundle(folder: Path, path: Path, study: Study) -> tuple[str, str]:
     for name in data_files(path, study):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path.resolve().parent / name, place / name)
-    for package in PACKAGES:
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise InputError(f"the package {package} is not installed, so it cannot travel")
-        source = Path(next(iter(spec.submodule_search_locations)))
-        shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    copy_packages(folder)
     shipped = hashlib.sha256()
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         shipped.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())

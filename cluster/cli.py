@@ -14,10 +14,13 @@ from cluster.options import (
     DEFAULT_ADDRESS,
     DEFAULT_STORE,
     Address,
+    Insecure,
     Json,
     NameOrFile,
     OptionalAddress,
+    OptionalImage,
     OptionalStore,
+    Profile,
     Store,
     StudyFile,
     StudyName,
@@ -39,6 +42,7 @@ app = typer.Typer(
 def plan(
     study: StudyFile,
     store: OptionalStore = None,
+    profile: Profile = None,
     draw: Annotated[bool, typer.Option("--draw", help="Draw which depth of each arm reads which block.")] = False,
     json: Json = False,
 ) -> None:
@@ -77,13 +81,13 @@ def schemes(json: Json = False) -> None:
 
 
 @app.command(rich_help_panel=ASK)
-def run(study: StudyFile, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+def run(study: StudyFile, store: Store = DEFAULT_STORE, profile: Profile = None, json: Json = False) -> None:
     """Run a study here: on an embedded Ray, or on the one RAY_ADDRESS names."""
     _study_program("jobs.study", study, store, json)
 
 
 @app.command(rich_help_panel=ASK)
-def prepare(study: StudyFile, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+def prepare(study: StudyFile, store: Store = DEFAULT_STORE, profile: Profile = None, json: Json = False) -> None:
     """Prepare and commit a study's data without GPU or Ray; `run` and `submit` find them."""
     _study_program("jobs.prepare", study, store, json)
 
@@ -92,6 +96,7 @@ def prepare(study: StudyFile, store: Store = DEFAULT_STORE, json: Json = False) 
 def nightly(
     studies: Annotated[list[Path], typer.Argument(metavar="STUDY", help="Study files (TOML).", show_default=False)],
     store: Store = DEFAULT_STORE,
+    profile: Profile = None,
     night: Annotated[
         str | None, typer.Option("--night", metavar="DATE", help="The night; today's date (UTC) without it.")
     ] = None,
@@ -151,12 +156,19 @@ def _become_program(program: str, options: list[str], json: bool) -> NoReturn:
 
 
 @app.command(rich_help_panel=ASK)
-def doctor(store: Store = DEFAULT_STORE, address: OptionalAddress = None, json: Json = False) -> None:
-    """Check Python, torch, DeepSpeed, Ray, the store, disk and memory, and say what to do about each."""
-    from cluster.doctor import diagnose, diagnosis_text
+def doctor(
+    store: Store = DEFAULT_STORE,
+    address: OptionalAddress = None,
+    profile: Profile = None,
+    image: OptionalImage = None,
+    json: Json = False,
+) -> None:
+    """Check this machine, the store and, by a job that trains nothing, a cluster's nodes; say what to do about each."""
+    from cluster.doctor import diagnose
+    from cluster.findings import diagnosis_text
     from cluster.show import print_json
 
-    findings = diagnose(store, address)
+    findings = diagnose(store, address, image)
     if json:
         print_json(findings)
     else:
@@ -170,17 +182,24 @@ def submit(
     study: StudyFile,
     store: Store = DEFAULT_STORE,
     address: Address = DEFAULT_ADDRESS,
+    profile: Profile = None,
+    insecure: Insecure = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end and exit as it does.")] = False,
     json: Json = False,
 ) -> None:
     """Send a study to a Ray cluster as a job; one that runs or has finished there is not sent twice."""
+    from cluster.access import check_asks_for_token, check_insecure, check_release, greet
     from cluster.show import print_json
     from sharelm.study import load_study
 
     if wait and json:
         raise InputError("--wait and --json exclude each other: what --wait follows is text")
     asked = load_study(study)
-    from cluster import submission  # after the study is known to be right: this imports Ray
+    check_insecure(address, insecure)
+    release = greet(address)
+    check_asks_for_token(address, insecure)
+    check_release(address, release)
+    from cluster import submission  # after all that can be known without it: this imports Ray
 
     destination = submission.store_for_cluster(store, address)
     client = submission.connect(address)
@@ -200,9 +219,13 @@ def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A study's name; all without it.")] = None,
     address: Address = DEFAULT_ADDRESS,
     store: OptionalStore = None,
+    profile: Profile = None,
     json: Json = False,
 ) -> None:
     """List studies submitted to a cluster; with a store also the steps that are committed there."""
+    from cluster.access import greet
+
+    greet(address)
     from cluster import submission
     from cluster.show import print_json
     from cluster.status import status_text
@@ -223,9 +246,13 @@ def status(
 def logs(
     name: StudyName,
     address: Address = DEFAULT_ADDRESS,
+    profile: Profile = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print what the newest job of a study has written."""
+    from cluster.access import greet
+
+    greet(address)
     from cluster import submission
 
     client = submission.connect(address)
@@ -233,8 +260,11 @@ def logs(
 
 
 @app.command(rich_help_panel=WORK)
-def stop(name: StudyName, address: Address = DEFAULT_ADDRESS) -> None:
+def stop(name: StudyName, address: Address = DEFAULT_ADDRESS, profile: Profile = None) -> None:
     """Stop the newest job of a study; what it has committed stays."""
+    from cluster.access import greet
+
+    greet(address)
     from cluster import submission
 
     client = submission.connect(address)
@@ -249,6 +279,7 @@ def stop(name: StudyName, address: Address = DEFAULT_ADDRESS) -> None:
 def verdict(
     study: NameOrFile,
     store: Store = DEFAULT_STORE,
+    profile: Profile = None,
     gate: Annotated[
         str | None, typer.Option("--gate", metavar="STAGE", help="Exit 3 unless this roll-out stage is supported.")
     ] = None,
@@ -272,7 +303,7 @@ def verdict(
 
 
 @app.command(rich_help_panel=ANSWER)
-def judge(study: NameOrFile, store: Store = DEFAULT_STORE, json: Json = False) -> None:
+def judge(study: NameOrFile, store: Store = DEFAULT_STORE, profile: Profile = None, json: Json = False) -> None:
     """Judge a finished study again by this version's statistics; trains nothing and keeps the old report."""
     _become("jobs.judge", study, store, json)
 
@@ -282,6 +313,7 @@ def report(
     study: NameOrFile,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write to.")],
     store: Store = DEFAULT_STORE,
+    profile: Profile = None,
 ) -> None:
     """Copy a study's newest report (HTML, Markdown, JSON) into a folder."""
     from cluster.evidence import export_report
@@ -295,6 +327,7 @@ def tables(
     table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="One table; a list without it.")] = None,
     study: Annotated[str | None, typer.Option("--study", metavar="NAME", help="Only this study.")] = None,
     store: Store = DEFAULT_STORE,
+    profile: Profile = None,
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print all rows as CSV.")] = False,
     files: Annotated[bool, typer.Option("--files", help="Print the addresses of the Parquet files.")] = False,

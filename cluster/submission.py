@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import shlex
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from cluster.bundle import make_bundle
-from cluster.token import token, token_file, use_token_if_there
+from cluster.access import ClusterError, is_loopback, no_answer, refusal
+from cluster.bundle import copy_packages, make_bundle
+from cluster.token import use_token_if_there
 from sharelm.digest import digest
-from sharelm.errors import InputError, ShareLMError
+from sharelm.errors import InputError
 from sharelm.study import Study
 
 use_token_if_there()
@@ -29,13 +31,8 @@ import requests  # noqa: E402
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient  # noqa: E402
 
 STUDY, DIGEST, STORE, SHIPPED = "sharelm_study", "sharelm_digest", "sharelm_store", "sharelm_shipped"
-CONNECT_S, ANSWER_S, END_S = 5, 60, 60
-
-
-class ClusterError(ShareLMError):
-    """The cluster cannot be reached or refuses; nothing was spent."""
-
-    exit_code = 2
+CONNECT_S, ANSWER_S, END_S, INSPECT_S = 3, 60, 60, 300
+NODES = "sharelm_nodes"  # the key under which `jobs.inspect_nodes` prints what it found
 
 
 class _Client(JobSubmissionClient):
@@ -46,7 +43,7 @@ class _Client(JobSubmissionClient):
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """A client of the job server at this address; `ClusterError`, one sentence, where there is none."""
+    """A client of the job server at this address, which has been greeted (`cluster.access`)."""
     logging.disable(logging.INFO)  # Ray's client tells of every upload
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets the environment win over an argument
     with _one_sentence(address):
@@ -59,15 +56,9 @@ def _one_sentence(address: str) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.AuthenticationError:
-        if token() is None:
-            do = f"there is no token in RAY_AUTH_TOKEN or {token_file()}"
-        else:
-            do = "the token of RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is not that cluster's"
-        raise ClusterError(f"the cluster at {address} refuses the token: {do}") from None
+        raise refusal(address) from None
     except (ConnectionError, requests.exceptions.ConnectionError, requests.exceptions.Timeout):
-        raise ClusterError(
-            f"no Ray job server answers at {address}; start the cluster, forward its port or give another --address"
-        ) from None
+        raise no_answer(address) from None
     except (requests.exceptions.RequestException, RuntimeError, ValueError) as error:
         raise ClusterError(f"the cluster at {address} could not do it: {_first_line(error)}") from None
 
@@ -84,7 +75,7 @@ def store_for_cluster(uri: str, address: str) -> str:
     path = Path(uri).expanduser()
     if "://" in uri or path.is_absolute():
         return uri if "://" in uri else str(path)
-    if urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1"):
+    if not is_loopback(address):
         raise InputError(
             f"--store = {uri!r} is a folder of this machine; give s3://BUCKET/PREFIX, or an absolute path that every "
             "node mounts"
@@ -223,3 +214,32 @@ def stop(client: JobSubmissionClient, job_id: str) -> str:
     with _one_sentence(client.get_address()):
         client.stop_job(job_id)
     return _end(client, job_id, END_S).status.value
+
+
+def inspect_nodes(client: JobSubmissionClient, store: str) -> dict[str, Any]:
+    """What a job on the cluster finds on every node (see `jobs/inspect_nodes.py`); it trains nothing.
+
+    Raises `ClusterError` with the job's last words where it found nothing.
+    """
+    job_id = f"sharelm-doctor-{uuid.uuid4().hex[:12]}"
+    with tempfile.TemporaryDirectory(prefix="sharelm-") as folder, _one_sentence(client.get_address()):
+        copy_packages(Path(folder))
+        client.submit_job(
+            entrypoint=shlex.join(["python", "-m", "jobs.inspect_nodes", "--store", store]),
+            submission_id=job_id,
+            runtime_env={"working_dir": folder},
+        )
+    try:
+        job = _end(client, job_id, INSPECT_S)
+    except ClusterError:
+        with _one_sentence(client.get_address()):
+            client.stop_job(job_id)
+        raise
+    with _one_sentence(client.get_address()):
+        lines = client.get_job_logs(job_id).strip().splitlines()
+    for line in reversed(lines):
+        if line.startswith(f'{{"{NODES}"'):
+            found: dict[str, Any] = json.loads(line)[NODES]
+            return found
+    said = lines[-1] if lines else " ".join((job.message or "it said nothing").split())
+    raise ClusterError(f"job {job_id} ended as {job.status.value.lower()}: {said}")

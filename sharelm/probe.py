@@ -11,6 +11,7 @@ import platform
 import shutil
 import sys
 import tempfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ def _deepspeed(gpu: bool) -> dict[str, Any]:
     return {"version": deepspeed.__version__}
 
 
+def _pyarrow() -> dict[str, Any]:
+    try:
+        return {"version": version("pyarrow")}
+    except PackageNotFoundError:
+        return {"error": "not installed"}
+
+
 def probe(store_folder: Path) -> dict[str, Any]:
     """Versions, devices, and free bytes of memory, of shared memory and of the disks that a study writes to.
 
@@ -55,6 +63,7 @@ def probe(store_folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch,
         "deepspeed": _deepspeed(bool(torch.get("gpus"))),
+        "pyarrow": _pyarrow(),
         "cpus": os.cpu_count(),
         "memory_bytes": memory.total,
         "available_memory_bytes": memory.available,

@@ -52,7 +52,7 @@ def sharelm(tmp_path):
         return subprocess.run(
             [sys.executable, "-m", "cluster.cli", *map(str, arguments)],
             cwd=tmp_path,
-            env=user_environment(**environment),
+            env=user_environment(**{"XDG_CONFIG_HOME": str(tmp_path / "config"), **environment}),
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -9,20 +9,20 @@ from cluster.cli import app
 
 # Changing this list is changing what users type: say so in the changelog.
 SURFACE = {
-    "plan": ["STUDY", "--store", "--draw", "--json"],
+    "plan": ["STUDY", "--store", "--profile", "--draw", "--json"],
     "schemes": ["--json"],
-    "run": ["STUDY", "--store", "--json"],
-    "nightly": ["STUDY", "--store", "--night", "--plan", "--accept", "--reason", "--json"],
-    "prepare": ["STUDY", "--store", "--json"],
-    "doctor": ["--store", "--address", "--json"],
-    "submit": ["STUDY", "--store", "--address", "--wait", "--json"],
-    "status": ["[NAME]", "--address", "--store", "--json"],
-    "logs": ["NAME", "--address", "--follow", "-f"],
-    "stop": ["NAME", "--address"],
-    "verdict": ["NAME|STUDY", "--store", "--gate", "--json"],
-    "judge": ["NAME|STUDY", "--store", "--json"],
-    "report": ["NAME|STUDY", "--out", "--store"],
-    "tables": ["[TABLE]", "--study", "--store", "--json", "--csv", "--files"],
+    "run": ["STUDY", "--store", "--profile", "--json"],
+    "nightly": ["STUDY", "--store", "--profile", "--night", "--plan", "--accept", "--reason", "--json"],
+    "prepare": ["STUDY", "--store", "--profile", "--json"],
+    "doctor": ["--store", "--address", "--profile", "--image", "--json"],
+    "submit": ["STUDY", "--store", "--address", "--profile", "--insecure", "--wait", "--json"],
+    "status": ["[NAME]", "--address", "--store", "--profile", "--json"],
+    "logs": ["NAME", "--address", "--profile", "--follow", "-f"],
+    "stop": ["NAME", "--address", "--profile"],
+    "verdict": ["NAME|STUDY", "--store", "--profile", "--gate", "--json"],
+    "judge": ["NAME|STUDY", "--store", "--profile", "--json"],
+    "report": ["NAME|STUDY", "--out", "--store", "--profile"],
+    "tables": ["[TABLE]", "--study", "--store", "--profile", "--json", "--csv", "--files"],
 }
 HEAVY = {"torch", "deepspeed", "ray", "pyarrow", "pydantic", "numpy", "s3fs", "fsspec", "requests"}
 
@@ -62,6 +62,10 @@ def test_help_loads_nothing_heavy():
 
 def test_plan_loads_no_framework_and_no_arrow(study_file):
     assert loaded_by(run_by("plan", study_file())) & HEAVY == {"pydantic"}
+
+
+def test_every_command_that_needs_a_store_or_an_address_takes_a_profile():
+    assert [name for name, words in SURFACE.items() if "--profile" not in words] == ["schemes"]
 
 
 def test_help_names_every_command(sharelm):

@@ -123,9 +123,23 @@ def test_names_that_no_job_has(sharelm, head):
     assert "no job of study 'nobody'" in done.stderr
 
 
-def test_doctor_finds_the_cluster_closed_to_others(sharelm, head):
-    done = sharelm("doctor", "--json", "--address", head["RAY_API_SERVER_ADDRESS"], **head)
-    (finding,) = [one for one in json.loads(done.stdout) if one["check"] == "cluster"]
-    assert finding["status"] == "ok"
+def test_doctor_finds_the_cluster_closed_to_others_and_asks_its_nodes(sharelm, tmp_path, cluster):
+    store = f"{cluster.folder}/doctors-store"
+    profile = tmp_path / "config" / "sharelm" / "config.toml"
+    profile.parent.mkdir(parents=True)
+    profile.write_text(
+        f'[profile.lab]\naddress = "{cluster.url}"\nstore = "{store}"\n'
+        f'token_file = "{cluster.token}"\nimage = "lab:1"\n'
+    )
+    done = sharelm("doctor", "--json", "--profile", "lab", timeout=400)
+    findings = {one["check"]: one for one in json.loads(done.stdout)}
+    assert findings["cluster"]["status"] == "ok"
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{head['RAY_API_SERVER_ADDRESS']}/api/jobs/", timeout=5)
+        urllib.request.urlopen(f"{cluster.url}/api/jobs/", timeout=5)
+    (node,) = {check.partition(" on ")[2] for check in findings if " on " in check}
+    for check in ("python", "torch", "ray", "deepspeed", "pyarrow", "devices", "store", "disk", "clock"):
+        assert findings[f"{check} on {node}"]["status"] == "ok", findings
+    assert f"{store}: read what the driver wrote" in findings[f"store on {node}"]["found"]
+    assert findings[f"image on {node}"]["status"] == "warn"  # it says none
+    assert not [one for one in findings.values() if one["status"] == "fail"]
+    assert not list(Path(store, ".check").iterdir())
