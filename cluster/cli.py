@@ -246,17 +246,26 @@ def status(
 def logs(
     name: StudyName,
     address: Address = DEFAULT_ADDRESS,
+    store: OptionalStore = None,
     profile: Profile = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
-    """Print what the newest job of a study has written."""
-    from cluster.access import greet
+    """Print what the newest job of a study has written; with a store also where the cluster has forgotten it."""
+    try:
+        from cluster.access import greet
 
-    greet(address)
-    from cluster import submission
+        greet(address)
+        from cluster import submission
 
-    client = submission.connect(address)
-    submission.print_logs(client, submission.find_job(client, name).id, follow)
+        client = submission.connect(address)
+        submission.print_logs(client, submission.find_job(client, name).id, follow)
+    except ShareLMError as error:
+        if store is None:
+            raise
+        from cluster.evidence import stored_log
+
+        print(f"sharelm: {error}; this is what the store keeps", file=sys.stderr)
+        print(stored_log(store, name), end="")
 
 
 @app.command(rich_help_panel=WORK)

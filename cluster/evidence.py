@@ -8,6 +8,7 @@ from typing import Any
 
 from sharelm.errors import InputError, ShareLMError, nearest
 from sharelm.store import Manifest, Store, open_store
+from sharelm.store.logs import newest_log
 from sharelm.store.studies import latest_study
 from sharelm.study import load_study
 from sharelm.study.load import name_of
@@ -87,6 +88,16 @@ def table_rows(uri: str, table: str, name: str | None) -> Any:
 def _table(table: str) -> None:
     if table not in TABLES:
         raise InputError(f"table {table!r} is not known{nearest(table, TABLES)}")
+
+
+def stored_log(uri: str, name: str) -> str:
+    """What the newest run of a study wrote, and the last words of what failed in it; `InputError` where none is kept."""
+    store = open_store(uri)
+    _known(store, name)
+    found = newest_log(store, name)
+    if found is None:
+        raise InputError(f"no log of study {name!r} is kept in {store.uri}")
+    return found
 
 
 def newest_report(store: Store, name: str) -> Manifest:

@@ -17,7 +17,7 @@ SURFACE = {
     "doctor": ["--store", "--address", "--profile", "--image", "--json"],
     "submit": ["STUDY", "--store", "--address", "--profile", "--insecure", "--wait", "--json"],
     "status": ["[NAME]", "--address", "--store", "--profile", "--json"],
-    "logs": ["NAME", "--address", "--profile", "--follow", "-f"],
+    "logs": ["NAME", "--address", "--store", "--profile", "--follow", "-f"],
     "stop": ["NAME", "--address", "--profile"],
     "verdict": ["NAME|STUDY", "--store", "--profile", "--gate", "--json"],
     "judge": ["NAME|STUDY", "--store", "--profile", "--json"],
