@@ -91,7 +91,7 @@ def _table(table: str) -> None:
 
 
 def stored_log(uri: str, name: str) -> str:
-    """What the newest run of a study wrote, and the last words of what failed in it; `InputError` where none is kept."""
+    """What a study's newest run wrote, and the last words of what failed in it; `InputError` where none is kept."""
     store = open_store(uri)
     _known(store, name)
     found = newest_log(store, name)
