@@ -23,7 +23,7 @@ def kinds(context: Context, items: Mapping[str, list[Any]]) -> dict[str, Kind]:
     Items are computed by the driver, since a task's file need not lie on every node.
     """
     sent = ray.put(context)  # the driver, who owns it, outlives restarts of what reads it
-    groups, scores = AHEAD * context.have.parallel_groups, AHEAD * context.have.parallel_scores
+    groups, scores = context.have.parallel_groups + 1, AHEAD * context.have.parallel_scores  # a group is processes
     return {
         "speed": Kind("measuring training speed", _in_group(context), groups, lambda steps: [steps]),
         "proxy": Kind("training", _in_group(context), groups, lambda steps: _balanced(context, steps)),
