@@ -85,8 +85,13 @@ class Loop:
                 graph.add(key, step.key)
         graph.prepare()
         self._advance(graph)
-        shown = 0.0
+        shown, doing = 0.0, set[str]()
         while self._launch():
+            now = {kind for kind, count in self._in_flight.items() if count}
+            if now != doing or time.monotonic() - shown >= SHOW_EVERY_S:  # so that what is quick is shown as well
+                shown, doing = time.monotonic(), now
+                waiting = Counter({kind: len(tasks) for kind, tasks in self._waiting.items()})
+                show(+(self._in_flight + waiting))
             for task in self._finished():
                 steps = self._running.pop(task)
                 self._in_flight[steps[0].kind] -= 1
@@ -103,10 +108,6 @@ class Loop:
                 self._ended |= {step.key: "done" for step in steps}
                 graph.done(*(step.key for step in steps))
             self._advance(graph)
-            if time.monotonic() - shown >= SHOW_EVERY_S:
-                shown = time.monotonic()
-                waiting = Counter({kind: len(tasks) for kind, tasks in self._waiting.items()})
-                show(+(self._in_flight + waiting))
 
     def _finished(self) -> list[Any]:
         """Every task that has ended; none after half a second in which none did."""

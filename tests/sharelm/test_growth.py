@@ -45,6 +45,8 @@ GROWTH = {
 }
 FREE = {
     "training.trials_per_gpu": 2,
+    "limits.device_hours": 8.0,
+    "limits.money": 8.0,
     "training.workers": 2,
     "training.cpus_per_worker": 1,
     "training.sequences_per_pass": 4,
