@@ -21,7 +21,7 @@ from sharelm.study import Plan
 from sharelm.tables.rows import BaselineRow, HistoryRow
 
 PACKAGES = ("torch", "deepspeed", "ray", "numpy", "scipy", "pyarrow", "tokenizers", "safetensors")
-GROSS = 1.5  # while the baseline is learnt: two nights in a row so many times worse than the nights before
+GROSS = 2.5  # while the baseline is learnt: two nights in a row so many times worse than the nights before
 
 
 def packages() -> dict[str, str]:
@@ -135,7 +135,7 @@ def _performance(night: Night, figure: Figure, before: Sequence[HistoryRow]) -> 
 
 def _learning(first: str, figure: Figure, before: Sequence[HistoryRow]) -> _Compared:
     """While the spread is not known yet only a gross change that lasts is told, without an interval."""
-    if len(before) >= 2:
+    if len(before) >= 3:  # two nights that are usual, and one that was not
         level = median(row.value for row in before[:-1])
         latest = (before[-1].value / level, figure.value / level)
         if all((ratio if figure.worse == "higher" else 1 / ratio) >= GROSS for ratio in latest):
