@@ -56,7 +56,7 @@ class Figure:
 
 
 def figures(tables: Mapping[str, pa.Table], wall_seconds: float | None) -> list[Figure]:
-    """The figures of a night's tables; what no seed measured is left out.
+    """The figures of a night's tables; what no seed measured, or what costs nothing, is left out.
 
     `wall_seconds` is None where the night went on from an earlier try, whose time it does not count.
     """
@@ -69,7 +69,7 @@ def _medians(measure: Measure, table: pa.Table) -> Iterator[Figure]:
     unit = measure.unit
     for row in table.select([*measure.subject, measure.name, "currency"]).to_pylist():
         unit = row["currency"] if measure.unit == CURRENCY else unit
-        if row[measure.name] is not None:
+        if row[measure.name]:  # where the price is zero so is every cost, and no change of it can be told
             values.setdefault("/".join(row[name] for name in measure.subject), []).append(row[measure.name])
     for subject, those in values.items():
         yield Figure(measure.name, subject, unit, measure.worse, float(np.median(those)))

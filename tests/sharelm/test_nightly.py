@@ -208,6 +208,15 @@ def test_a_night_that_went_on_from_another_try_has_no_wall_time():
     assert quality_figures(PLAN, TABLES["scores"])
 
 
+def test_a_study_whose_hours_cost_nothing_has_nights():
+    free = scaled(TABLES, 0.0, ["training_cost", "cost_per_1m_tokens"])
+    nights = Nights()
+    for _ in range(12):
+        found = nights.add(free)
+    assert {row.metric for row in found.values()} & {"training_cost", "cost_per_1m_tokens"} == set()
+    assert "worse" not in {row.state for row in found.values()}
+
+
 def test_what_changed_between_two_nights_is_listed():
     nights = Nights()
     nights.usual(2)
