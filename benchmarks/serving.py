@@ -16,7 +16,8 @@ import torch
 
 from benchmarks.plain import DEVICE, GPU, PRECISION
 from sharelm.artefact import MODELS, WEIGHTS
-from sharelm.cost import measure, measurement
+from sharelm.cost import measurement
+from sharelm.cost.measurement import measure
 from sharelm.cost.serving import graphed
 from sharelm.machine import Machine
 from sharelm.store import Store, open_store

@@ -34,6 +34,7 @@ class Snapshot:
 
     trials: dict[str, Standing] = field(default_factory=dict)
     busy: dict[str, tuple[str, float, float]] = field(default_factory=dict)
+    device_seconds: float = 0.0  # the spans' lengths times the devices that each of them takes
 
 
 @ray.remote(num_cpus=0)
@@ -55,7 +56,9 @@ class Board:
         """
         _, _, known = self._now.busy.get(name, (kind, start, start))
         self._now.busy[name] = (kind, start, end)
-        report_spending(self._study, self._currency, cost_of_seconds((end - known) * devices, 1, self._price))
+        device_seconds = (end - known) * devices
+        self._now.device_seconds += device_seconds
+        report_spending(self._study, self._currency, cost_of_seconds(device_seconds, 1, self._price))
 
     def read(self) -> Snapshot:
         """Everything noted so far."""

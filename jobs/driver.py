@@ -95,7 +95,7 @@ class Driver:
     def _carry_out(self, loop: Loop) -> None:
         """Run the loop to its end; raises `ShareLMError` where a step failed."""
         training = self._context.study.training
-        self._spending.check([], sum(step.kind == "trial" for step in loop.missing))
+        self._spending.check(0.0, sum(step.kind == "trial" for step in loop.missing))
         for kind, plural in TRAINS.items():
             trials = [step.payload for step in loop.missing if step.kind == kind]
             if trials:
@@ -113,7 +113,7 @@ class Driver:
     def _show(self, loop: Loop, running: Counter[str]) -> None:
         """Say and report what is going on, by the kinds of the tasks that run; raises `LimitReached`."""
         board = ray.get(self._board.read.remote())
-        self._spending.check(board.busy.values(), self._progress.left(board))
+        self._spending.check(board.device_seconds, self._progress.left(board))
         if TRAINS.keys() & running.keys():
             wants = lacking(self._context.study.training.workers, self._context.have, living_nodes())
             self._progress.show(wants or self._progress.training(board))

@@ -63,7 +63,7 @@ class CostMeter:
 
     def measure(self, context: Context, step: Step) -> None:
         """Measure a model under one workload and commit the row."""
-        from sharelm.cost import measure
+        from sharelm.cost.measurement import measure
 
         report_store()
         what: Costing = step.payload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -196,9 +197,14 @@ def test_options_are_needed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_driver_says_that_nothing_is_left_without_torch_and_ray() -> None:
     """Importing it must stay cheap: a finished study is said to be so within seconds."""
-    import subprocess
-
     code = "import sys, jobs.study; print(sorted({'torch', 'ray', 'deepspeed'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_driver_and_its_board_need_no_torch() -> None:
+    """Each is a process of its own: torch would cost both seconds and memory."""
+    code = "import sys, jobs.driver; print(sorted({'torch', 'deepspeed'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -215,7 +221,7 @@ def test_a_cost_that_cannot_be_measured_does_not_keep_the_others_from_it(
             raise RuntimeError("CUDA out of memory")
         return {"workload": workload.name, "weights_bytes": 1}
 
-    monkeypatch.setattr("sharelm.cost.measure", measure)
+    monkeypatch.setattr("sharelm.cost.measurement.measure", measure)
     monkeypatch.setattr("jobs.measure.open_model", lambda store, study, name: SimpleNamespace(weights=name))
     board = SimpleNamespace(span=SimpleNamespace(remote=lambda *span: None))
     have = Resources(False, cpus_per_worker=1, evaluation_cpus=1, cost_cpus=1, parallel_groups=1)

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from sharelm.closed_form.footprint import footprint
-from sharelm.cost import cost_of_seconds, cost_per_1m_tokens, measure, measurement
+from sharelm.cost import measurement
+from sharelm.cost.measurement import measure
 from sharelm.cost.memory import peak_bytes
+from sharelm.cost.money import cost_of_seconds, cost_per_1m_tokens
 from sharelm.cost.serving import Request, graphed
 from sharelm.machine import Machine
 from sharelm.model import save_weights
