@@ -74,9 +74,9 @@ class Loop:
     def run(self, show: Callable[[Counter[str]], None], stall_timeout_s: int) -> None:
         """Carry out every step that can be; `failures` says in sentences which could not.
 
-        `show` is told at most twice a second how many tasks of each kind are left. `stall_timeout_s` is how long
-        workers of a group wait for each other. Raises `InputError` where a step finds that the study asks for what
-        cannot be.
+        `show` is told twice a second, and when a kind begins or ends, how many tasks of each kind are left.
+        `stall_timeout_s` is how long workers of a group wait for each other. Raises `InputError` where a step finds
+        that the study asks for what cannot be.
         """
         graph: TopologicalSorter[Key] = TopologicalSorter()
         for step in self._steps.values():

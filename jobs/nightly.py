@@ -73,7 +73,9 @@ def run_night(path: Path, study: Study, uri: str, night: str) -> Told:
     every = rows_of(HistoryRow, store.read("history", study.name))
     until = [row for row in every if row.night <= night]
     rows, changed = [row for row in until if row.night == night], _differences(store, study.name, until, night)
-    page = store.commit(TRENDS, study.name, name, {PAGE: trends_page(study.name, until, changed).encode()})
+    page = store.find(TRENDS, study.name, name)
+    if page is None:
+        page = store.commit(TRENDS, study.name, name, {PAGE: trends_page(study.name, until, changed).encode()})
     return Told(study.name, night, rows, changed, store.address(page, PAGE))
 
 
