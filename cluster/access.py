@@ -22,6 +22,10 @@ class ClusterError(ShareLMError):
     exit_code = 2
 
 
+class TokenRefusedError(ClusterError):
+    """The cluster takes only another token than this one, or none was sent."""
+
+
 def is_loopback(address: str) -> bool:
     """Whether this address is one of this machine's own loopback."""
     host = urlsplit(address).hostname or ""
@@ -58,13 +62,13 @@ def check_insecure(address: str, insecure: bool) -> None:
         )
 
 
-def refusal(address: str) -> ClusterError:
+def refusal(address: str) -> TokenRefusedError:
     """That this cluster refuses the token, and what to do about it."""
     if token() is None:
         do = f"there is no token in RAY_AUTH_TOKEN or {token_file()}"
     else:
         do = "the token of RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is not that cluster's"
-    return ClusterError(f"the cluster at {address} refuses the token: {do}")
+    return TokenRefusedError(f"the cluster at {address} refuses the token: {do}")
 
 
 def no_answer(address: str) -> ClusterError:

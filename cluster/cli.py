@@ -251,16 +251,16 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print what the newest job of a study has written; with a store also where the cluster has forgotten it."""
-    try:
-        from cluster.access import greet
+    from cluster.access import TokenRefusedError, greet
 
+    try:
         greet(address)
         from cluster import submission
 
         client = submission.connect(address)
         submission.print_logs(client, submission.find_job(client, name).id, follow)
     except ShareLMError as error:
-        if store is None:
+        if store is None or isinstance(error, TokenRefusedError):
             raise
         from cluster.evidence import stored_log
 

@@ -45,29 +45,34 @@ def _code(error: BaseException) -> str:
     return str(_response(error).get("Error", {}).get("Code", ""))
 
 
-class S3Objects:
-    """Objects below `s3://bucket/prefix`."""
+def _file_system(anonymous: bool) -> Any:
+    import s3fs
+    from aiobotocore.session import AioSession
 
-    def __init__(self, bucket: str, prefix: str):
+    session = AioSession()
+    session.register("before-parse.s3.ListObjectsV2", _keys_alone)
+    session.register("request-created.s3", _note_retry)
+    options: dict[str, Any] = {"config_kwargs": _CONFIG, "use_listings_cache": False, "session": session}
+    fs = s3fs.S3FileSystem(anon=anonymous, skip_instance_cache=True, **options)
+    fs.retries = 1  # botocore retries already; both together hide a dead server for most of a minute
+    return fs
+
+
+class S3Objects:
+    """Objects below `s3://bucket/prefix`; anonymous requests carry no credentials."""
+
+    def __init__(self, bucket: str, prefix: str, anonymous: bool = False):
         self.bucket = bucket
         self.prefix = prefix
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._anonymous = anonymous
         self._opened: dict[int, Any] = {}
 
     @property
     def _fs(self) -> Any:
         """This process's own s3fs; one from before a fork would hang."""
         if os.getpid() not in self._opened:
-            import s3fs
-            from aiobotocore.session import AioSession
-
-            session = AioSession()
-            session.register("before-parse.s3.ListObjectsV2", _keys_alone)
-            options: dict[str, Any] = {"config_kwargs": _CONFIG, "use_listings_cache": False, "session": session}
-            session.register("request-created.s3", _note_retry)
-            fs = s3fs.S3FileSystem(skip_instance_cache=True, **options)
-            fs.retries = 1  # botocore retries already; both together hide a dead server for most of a minute
-            self._opened = {os.getpid(): fs}
+            self._opened = {os.getpid(): _file_system(self._anonymous)}
         return self._opened[os.getpid()]
 
     def _run(self, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any, timeout: float | None = None) -> Any:

@@ -40,12 +40,7 @@ def apply_policy(bucket, change=lambda text: text):
 
 def stranger(bucket, prefix):
     """The store's own client below a prefix, without credentials."""
-    import s3fs
-
-    objects = S3Objects(bucket[1], prefix)
-    anonymous = s3fs.S3FileSystem(anon=True, use_listings_cache=False, skip_instance_cache=True)
-    objects._opened = {os.getpid(): anonymous}
-    return objects
+    return S3Objects(bucket[1], prefix, anonymous=True)
 
 
 def test_the_store_works_below_the_prefix(bucket, tmp_path):
