@@ -127,7 +127,8 @@ def export_report(uri: str, argument: str, out: Path) -> list[Path]:
 def stored_verdict(uri: str, argument: str) -> dict[str, Any]:
     """The newest verdict: `headline` lines, and the rows of `verdicts` and `comparisons` it rests on.
 
-    A row of `verdicts` has its figures unpacked and its `sentence` beside its code.
+    A row of `verdicts` has its figures unpacked and its `sentence` beside its code. `failed` names the steps that
+    failed for good, without which the verdict was drawn.
 
     `differs` is True where the argument is a study file that is not the one last recorded under its name.
     """
@@ -143,6 +144,7 @@ def stored_verdict(uri: str, argument: str) -> dict[str, Any]:
         "committed_at": report.committed_at,
         "differs": argument != name and recorded != load_study(argument),
         "headline": list(report.facts["headline"]),
+        "failed": [each["step"] for each in report.facts.get("missing", [])],
         "verdicts": [spoken(row) | where for row in rows_of(Finding, verdicts)],
         "comparisons": comparisons.to_pylist(),
     }
@@ -155,6 +157,10 @@ def check_gate(verdict: dict[str, Any], stage: str) -> list[str]:
     """
     if stage not in STAGES:
         raise InputError(f"--gate = {stage!r} is not a stage{nearest(stage, STAGES)}")
+    if verdict["failed"]:
+        raise GateNotMet(
+            f"study {verdict['study']!r} is not finished: {', '.join(verdict['failed'])} failed; run it again"
+        )
     rows = [row for row in verdict["verdicts"] if row["kind"] == "stage" and row["name"] == stage]
     supported = [row["variant"] for row in rows if row["outcome"] == "supported"]
     if not supported:

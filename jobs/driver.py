@@ -22,11 +22,18 @@ from jobs.nodes import here, lacking, living_nodes
 from jobs.prepare import Request
 from jobs.progress import Progress
 from jobs.steps import Step, proxy_steps, speed_steps, study_steps
+from sharelm.digest import digest
 from sharelm.errors import ShareLMError
 from sharelm.store import Manifest
 from sharelm.study import Measured, Plan, Speeds, Tried, expand, tuning
 from sharelm.study.arm import Model
 from sharelm.study.tune import Tuning
+
+
+def not_finished(failed: Sequence[tuple[Step, str]]) -> str:
+    """The sentence about steps that failed for good."""
+    failures = "; ".join(f"{step.label}: {why}" for step, why in failed)
+    return f"not finished: {failures}; run again to carry on from what is committed"
 
 
 class Driver:
@@ -42,12 +49,16 @@ class Driver:
         self._context = Context(study, self._store.uri, data, machine, have, self._board, night)
         self._kinds = kinds(self._context, items)
         self._went_on = False
-        self.failures: dict[str, str] = {}  # what failed, and its last words
+        self.failed: list[tuple[Step, str]] = []  # steps of the plan that failed for good, and why
+        self.last_words: dict[str, str] = {}  # of everything that failed
         self._spending = Spending(study, self._store)
         self._lengths: dict[str, int] = {}  # optimizer steps of each trial (or proxy) that is being trained
 
     def run(self) -> tuple[Plan, list[Step]]:
-        """The plan and all its steps, carried out; raises `ShareLMError` where one of them could not be."""
+        """The plan and all its steps, carried out but for those in `failed`.
+
+        Raises `ShareLMError` where something failed that the plan rests on.
+        """
         study = self._context.study
         speeds = self._speeds()
         tunings = self._tunings(expand(study, Measured(speeds)))
@@ -60,7 +71,7 @@ class Driver:
             f"study {study.name}: {len(plan.trials)} trials, {len(plan.trials) - missing} already there; "
             f"{self._context.machine.device_name}"
         )
-        self._carry_out(loop)
+        self.failed = self._carry_out(loop)
         return plan, steps
 
     def _speeds(self) -> dict[str, Speeds]:
@@ -85,15 +96,17 @@ class Driver:
 
     def _facts(self, steps: Sequence[Step]) -> dict[str, Mapping[str, Any]]:
         """The facts that each of these steps committed, by its name; steps that are missing are carried out."""
-        self._carry_out(self._loop(steps))
+        failed = self._carry_out(self._loop(steps))
+        if failed:
+            raise ShareLMError(not_finished(failed))
         tables = {step.table for step in steps}
         return {m.step: m.facts for table in tables for m in self._store.manifests(table, self._context.study.name)}
 
     def _loop(self, steps: Sequence[Step]) -> Loop:
         return Loop(steps, self._kinds, self._store, self._context.study.name)
 
-    def _carry_out(self, loop: Loop) -> None:
-        """Run the loop to its end; raises `ShareLMError` where a step failed."""
+    def _carry_out(self, loop: Loop) -> list[tuple[Step, str]]:
+        """Run the loop to its end; the steps that failed for good, and why."""
         training = self._context.study.training
         self._spending.check(0.0, sum(step.kind == "trial" for step in loop.missing))
         for kind, plural in TRAINS.items():
@@ -102,13 +115,11 @@ class Driver:
                 self._lengths = {trial.name: trial.arm.training(training).steps for trial in trials}
                 self._progress.expect(self._lengths, plural)
         try:
-            loop.run(partial(self._show, loop), training.stall_timeout_s)
+            loop.run(partial(self._show, loop), self._progress.stage, training.stall_timeout_s)
         finally:
-            self.failures |= loop.last_words
+            self.last_words |= loop.last_words
         self._report(loop, Snapshot())
-        if loop.failures:
-            failures = "; ".join(loop.failures)
-            raise ShareLMError(f"not finished: {failures}; run again to carry on from what is committed")
+        return loop.failures
 
     def _show(self, loop: Loop, running: Counter[str]) -> None:
         """Say and report what is going on, by the kinds of the tasks that run; raises `LimitReached`."""
@@ -138,7 +149,10 @@ class Driver:
         return "done" if at.step >= self._lengths[trial] else "running"
 
     def finish(self, plan: Plan, steps: Sequence[Step], step: str, revision: int, started: float) -> Manifest:
-        """Compare, decide and report from the rows of these steps; `step` names the report."""
+        """Compare, decide and report from the rows of these steps; `step` names the report of all of them.
+
+        Where some failed, the report names them, and has a name of its own: the study is not finished by it.
+        """
         self._progress.show("comparing and reporting")
         study, machine, data = plan.study.name, self._context.machine, self._context.data
         spans = ray.get(self._board.read.remote()).busy.values()
@@ -159,4 +173,8 @@ class Driver:
         names: dict[str, list[str]] = {}
         for each in steps:
             names.setdefault(each.table, []).append(each.name)
+        if self.failed:
+            facts["missing"] = [{"step": failed.label, "reason": why} for failed, why in self.failed]
+            there = {table: sorted(self._store.steps(table, study).intersection(own)) for table, own in names.items()}
+            step = digest({"report": step, "there": there})
         return conclude(plan, self._store, step, names | {"steps": names["trials"]}, facts)

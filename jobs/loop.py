@@ -33,8 +33,11 @@ class Kind:
 
     `groups` makes tasks of steps that are ready, `start` starts one and returns the Ray task. At most `at_once` tasks
     are in flight: what Ray holds of a task takes the driver's memory and its time. A kind that runs `alone` starts
-    when nothing else runs or can start, and not in a run in which something failed: what it measures must not be
-    disturbed.
+    when nothing else runs or can start: what it measures must not be disturbed.
+
+    Steps of one task are carried out in their order. Where a task fails, the first step that is not committed has
+    failed for good if the task began with it; the others, and one that the task came to later, go into a new task.
+    So every step has all the tries of a task to itself, and one that fails stops no other.
     """
 
     doing: str  # what a live line calls it
@@ -57,7 +60,7 @@ class Loop:
         self._in_flight: Counter[str] = Counter()
         self._alone = False  # whether what runs alone has begun
         self._ended = dict.fromkeys(self._there, "done")  # steps (and results) that are done or failed
-        self.failures: list[str] = []
+        self.failures: list[tuple[Step, str]] = []  # what failed for good, and why in a sentence
         self.last_words: dict[str, str] = {}  # of what failed, with the tracebacks that Ray brings
 
     @property
@@ -71,12 +74,12 @@ class Loop:
         for key, step in self._steps.items():
             yield step, self._ended.get(key, "running" if key in running else "waiting")
 
-    def run(self, show: Callable[[Counter[str]], None], stall_timeout_s: int) -> None:
-        """Carry out every step that can be; `failures` says in sentences which could not.
+    def run(self, show: Callable[[Counter[str]], None], say: Callable[[str], None], stall_timeout_s: int) -> None:
+        """Carry out every step that can be; `failures` names those that could not.
 
-        `show` is told twice a second, and when a kind begins or ends, how many tasks of each kind are left.
-        `stall_timeout_s` is how long workers of a group wait for each other. Raises `InputError` where a step finds
-        that the study asks for what cannot be.
+        `show` is told twice a second, and when a kind begins or ends, how many tasks of each kind are left; `say` is
+        told of every task that failed. `stall_timeout_s` is how long workers of a group wait for each other. Raises
+        `InputError` where a step finds that the study asks for what cannot be.
         """
         graph: TopologicalSorter[Key] = TopologicalSorter()
         for step in self._steps.values():
@@ -102,12 +105,25 @@ class Loop:
                     self.last_words[_labels(steps)] = str(error)
                     if isinstance(why, InputError):
                         raise why from None
-                    self.failures.append(f"{_labels(steps)}: {sentence(why, stall_timeout_s)}")
-                    self._ended |= {step.key: "failed" for step in steps}
-                    steps = [step for step in steps if self._committed(step.key)]  # before the one that failed
+                    steps = self._failed(steps, sentence(why, stall_timeout_s), say)
                 self._ended |= {step.key: "done" for step in steps}
                 graph.done(*(step.key for step in steps))
             self._advance(graph)
+
+    def _failed(self, steps: Sequence[Step], why: str, say: Callable[[str], None]) -> list[Step]:
+        """Put what is left of a task that failed into a new one; returns its steps that are committed."""
+        committed = [step for step in steps if self._committed(step.key)]
+        left = [step for step in steps if step not in committed]
+        if left and not committed:
+            failed = left.pop(0)
+            self.failures.append((failed, why))
+            self._ended[failed.key] = "failed"
+            say(f"{failed.label} failed: {why}")
+        elif left:
+            say(f"{left[0].label} is tried again: {why}")
+        if left:
+            self._waiting[left[0].kind].append(left)
+        return committed
 
     def _finished(self) -> list[Any]:
         """Every task that has ended; none after half a second in which none did."""
@@ -145,7 +161,7 @@ class Loop:
         for kind, how in self._kinds.items():
             if not how.alone:
                 self._start(kind)
-        if not self._running and not self.failures:
+        if not self._running:
             self._alone = True
         elif any(count and not self._kinds[kind].alone for kind, count in self._in_flight.items()):
             self._alone = False

@@ -18,7 +18,7 @@ from jobs.load import LoadOfOthers
 from jobs.prepare import check_recorded, prepare_data, read_request
 from jobs.program import program
 from jobs.progress import Progress
-from sharelm.errors import StoreError
+from sharelm.errors import ShareLMError, StoreError
 from sharelm.formats import duration
 from sharelm.steps import report_step
 from sharelm.store import Manifest, Store, open_store
@@ -28,6 +28,8 @@ from sharelm.store.studies import record_study
 
 def run_study(path: Path, uri: str, night: str | None = None) -> tuple[Manifest, bool]:
     """Run the study (its night) to its report; returns the report's manifest and whether it was there already.
+
+    Where steps failed for good, the report of all the others is committed and `ShareLMError` names both.
 
     Whatever can be wrong with study, data and store is found before Ray is started; the study is recorded once it
     is known that it can run.
@@ -43,15 +45,20 @@ def run_study(path: Path, uri: str, night: str | None = None) -> tuple[Manifest,
     with Progress() as progress:
         _, items = prepare_data(request, progress)
         progress.show("starting Ray")
-        from jobs.driver import Driver  # these import Ray, which a finished study does without
+        from jobs.driver import Driver, not_finished  # these import Ray, which a finished study does without
         from jobs.session import ray_session
 
         with ray_session(load, progress.stage):
             driver = Driver(request, items, progress, night)
             revision = record_study(store, study, str(path))
-            with _log_kept(store, study.name, progress, driver.failures):
+            with _log_kept(store, study.name, progress, driver.last_words):
                 plan, steps = driver.run()
-                return driver.finish(plan, steps, step, revision, started), False
+                report = driver.finish(plan, steps, step, revision, started)
+                if driver.failed:
+                    raise ShareLMError(
+                        f"{not_finished(driver.failed)}; of what there is tells {store.address(report, 'report.html')}"
+                    )
+                return report, False
 
 
 @contextmanager

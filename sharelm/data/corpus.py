@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from functools import cached_property
 
 import pyarrow as pa
@@ -55,7 +54,9 @@ class Corpus:
 
     def validation(self) -> pa.Table:
         """The held-out documents by digest: digest, domain, text, its UTF-8 bytes, its tokens without end of text."""
-        return pq.read_table(io.BytesIO(self.store.read_bytes(self.manifest, VALIDATION_FILE)))
+        # Not pq.read_table of a Python file: its scan can outlive the call on a thread of Arrow's, which lets go of
+        # the file while the interpreter ends, and that aborts the process.
+        return pq.ParquetFile(pa.BufferReader(self.store.read_bytes(self.manifest, VALIDATION_FILE))).read()
 
 
 def open_corpus(store: Store, manifest: Manifest) -> Corpus:

@@ -311,7 +311,7 @@ def build(plan: Plan, tables: Mapping[str, pa.Table], headline: list[Line], fact
     `headline` are the verdict's lines. `facts` is a tree of what the tables do not hold; every entry is optional
     and shown by its name, whose ending gives the unit (`_seconds`, `_bytes`, `_share`). Three names mean more:
     `data` (the data step's facts; its `domains` are a tree domain, split, then `documents`, `bytes`, `tokens`),
-    `missing` (a list of `{"trial", "reason"}`) and `chance` (the accuracy that guessing reaches, by task).
+    `missing` (a list of `{"step", "reason"}`: what failed) and `chance` (the accuracy that guessing reaches, by task).
     """
     study, summary, data = plan.study, summarise(plan, tables), facts.get("data") or {}
     main = main_rows(summary.comparisons)

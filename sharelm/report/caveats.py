@@ -48,10 +48,10 @@ def _runs(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[Mess
         found.append(caveat(code, trial=row.trial, status=row.status, error=row.error))
     found += _halvings(summary)
     found += _apart(study, summary)
-    reasons = {item["trial"]: item.get("reason") for item in facts.get("missing") or []}
-    for trial in dict.fromkeys([*summary.missing, *reasons]):
-        code = "trial_missing" if reasons.get(trial) else "trial_not_ended"
-        found.append(caveat(code, trial=trial, reason=reasons.get(trial)))
+    failed = facts.get("missing") or []
+    found += [caveat("step_failed", step=each["step"], reason=each["reason"]) for each in failed]
+    named = {each["step"] for each in failed}
+    found += [caveat("trial_not_ended", trial=trial) for trial in summary.missing if f"trial {trial}" not in named]
     for figures in summary.arms:
         if figures.trials and not figures.losses:
             found.append(caveat("no_loss", arm=figures.arm.name))

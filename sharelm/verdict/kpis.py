@@ -33,10 +33,21 @@ def _diverged(evidence: Evidence, variant: str, kpi: str) -> Finding | None:
     return Finding(variant, "kpi", kpi, NOT_MET, code, "diverged_trials", len(diverged), 0.0, as_json(figures))
 
 
+def _unfinished(evidence: Evidence, variant: str, kpi: str) -> Finding | None:
+    """Not shown, where a trial of the variant or of its twin has no row: the seeds were fixed before training."""
+    arms = (variant, evidence.twin(variant))
+    there = {row.trial for row in evidence.trials}
+    trials = [trial.name for trial in evidence.plan.trials if trial.arm.name in arms and trial.name not in there]
+    if not trials:
+        return None
+    figures = as_json({"trials": trials, "count": len(trials)})
+    return Finding(variant, "kpi", kpi, NOT_SHOWN, "trials_missing", "missing_trials", len(trials), 0.0, figures)
+
+
 def _accuracy(evidence: Evidence, variant: str) -> Finding:
-    diverged = _diverged(evidence, variant, "accuracy")
-    if diverged:
-        return diverged
+    ended = _diverged(evidence, variant, "accuracy") or _unfinished(evidence, variant, "accuracy")
+    if ended:
+        return ended
     loss, tasks = evidence.loss(variant, "depth"), evidence.tasks(variant)
     worse = [row for row in tasks if row.outcome == "worse"]
     (code, figures), measure, decides, notes = evidence.told(loss), "loss_difference_nats", loss, []
@@ -180,9 +191,9 @@ def _served_ratios(
 
 
 def _upkeep(evidence: Evidence, variant: str) -> Finding:
-    diverged = _diverged(evidence, variant, "upkeep")
-    if diverged:
-        return diverged
+    ended = _diverged(evidence, variant, "upkeep") or _unfinished(evidence, variant, "upkeep")
+    if ended:
+        return ended
     limits = evidence.study.kpi.upkeep
     ours, twins = (
         {(row.seed, row.device, row.precision, row.workers): row for row in evidence.trials_of(arm, "done")}

@@ -101,11 +101,17 @@ def _answer(found: _Found) -> Line:
         once = min(found.loss(name).figures["seeds"] for name in found.variants) == 1
         parts.append(told("met", "kept_on_one_seed" if once else "kept", whole="all"))
     if unclear := by_outcome["not_shown"]:
-        scored = all(found.loss(name).code not in _MISSING for name in unclear)
-        parts.append(told("not_shown", "too_small" if scored else "too_little_scored", each="any_named"))
+        parts.append(told("not_shown", _why_unclear(found, unclear), each="any_named"))
     if by_outcome["not_met"]:
         parts.append(told("not_met", "lost"))
     return Line(None, parts)
+
+
+def _why_unclear(found: _Found, names: list[str]) -> str:
+    """The code of the sentence about variants whose accuracy is not shown."""
+    if any(found.kpi(name, "accuracy").code == "trials_missing" for name in names):
+        return "unfinished"
+    return "too_small" if all(found.loss(name).code not in _MISSING for name in names) else "too_little_scored"
 
 
 def _savings(found: _Found, names: list[str], who: Message) -> list[Message]:

@@ -42,6 +42,13 @@ def carry_out(uri: str, steps: list[Step]) -> None:
             raise InputError("x = 1 is bad")
         if step.payload.get("fails"):
             raise RuntimeError("it broke")
+        if marker := step.payload.get("fails_once"):
+            try:
+                Path(marker).touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                raise RuntimeError("it broke once")
         time.sleep(step.payload.get("seconds", 0))
         if not step.payload.get("diverges"):
             for table, name in step.makes:
@@ -68,10 +75,10 @@ def spans(store: Store) -> dict[str, tuple[float, float]]:
     return {manifest.step: tuple(manifest.facts["span"]) for manifest in store.manifests("done", STUDY)}
 
 
-def run(steps: Sequence[Step], store: Store, **kinds: Kind) -> list[str]:
+def run(steps: Sequence[Step], store: Store, said: list[str] | None = None, **kinds: Kind) -> list[str]:
     loop = Loop(steps, kinds or {"task": kind(store)}, store, STUDY)
-    loop.run(lambda running: None, 60)
-    return loop.failures
+    loop.run(lambda running: None, [].append if said is None else said.append, 60)
+    return [f"{step.label}: {why}" for step, why in loop.failures]
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -117,11 +124,35 @@ def test_a_failure_is_said_and_stops_only_what_needs_it(tmp_path: Path) -> None:
         step("meter", "cost", ["m-a"]),
     ]
     kinds = {"group": kind(store, together=True), "task": kind(store), "meter": kind(store, alone=True)}
-    assert run(steps, store, **kinds) == ["group a to group c: RuntimeError: it broke"]
-    assert spans(store).keys() == {"a", "of-a"}  # nothing is measured in a run in which something failed
+    said: list[str] = []
+    assert run(steps, store, said, **kinds) == ["group b: RuntimeError: it broke"]
+    # the task began with a: b has all tries of a task to itself before it is given up
+    assert said == ["group b is tried again: RuntimeError: it broke", "group b failed: RuntimeError: it broke"]
+    assert spans(store).keys() == {"a", "c", "of-a", "of-c", "cost"}
     mended = [step("group", each, makes=[f"m-{each}"]) for each in "abc"] + steps[3:]
     assert run(mended, store, **kinds) == []
     assert spans(store).keys() == {"a", "b", "c", "of-a", "of-b", "of-c", "cost"}
+
+
+def test_a_step_that_fails_later_in_its_task_is_tried_again(tmp_path: Path) -> None:
+    store, broken = open_store(str(tmp_path / "store")), str(tmp_path / "broken")
+    steps = [step("group", "a"), step("group", "b", fails_once=broken), step("group", "c"), step("task", "of-b", ["b"])]
+    said: list[str] = []
+    assert run(steps, store, said, group=kind(store, together=True), task=kind(store)) == []
+    assert said == ["group b is tried again: RuntimeError: it broke once"]
+    assert spans(store).keys() == {"a", "b", "c", "of-b"}
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.booleans(), min_size=1, max_size=8))
+def test_every_step_of_a_task_that_can_be_carried_out_is(
+    tmp_path_factory: pytest.TempPathFactory, fails: list[bool]
+) -> None:
+    store = open_store(str(tmp_path_factory.mktemp("store")))
+    steps = [step("group", f"s{n}", fails=broken) for n, broken in enumerate(fails)]
+    failures = run(steps, store, group=kind(store, together=True))
+    assert failures == [f"group s{n}: RuntimeError: it broke" for n, broken in enumerate(fails) if broken]
+    assert spans(store).keys() == {f"s{n}" for n, broken in enumerate(fails) if not broken}
 
 
 def test_bad_input_that_a_step_finds_ends_the_run(tmp_path: Path) -> None:
@@ -142,7 +173,7 @@ def test_what_runs_alone_waits_for_everything_else(tmp_path: Path) -> None:
     shown: list[Counter[str]] = []
     loop = Loop(steps, {"task": kind(store), "meter": kind(store, alone=True, together=True)}, store, STUDY)
     assert [each.name for each in loop.missing] == ["cost-a", "cost-b", "a", "b", "of-b"]
-    loop.run(shown.append, 60)
+    loop.run(shown.append, print, 60)
     found = spans(store)
     others = max(end for name, (_, end) in found.items() if not name.startswith("cost"))
     assert min(found["cost-a"][0], found["cost-b"][0]) >= others
@@ -202,6 +233,6 @@ def test_every_step_has_a_state_while_others_run(tmp_path: Path) -> None:
 
     assert states() == {"there": "done", "a": "waiting", "b": "waiting", "of-a": "waiting", "of-b": "waiting"}
     shown: list[dict[str, str]] = []
-    loop.run(lambda running: shown.append(states()), 60)
+    loop.run(lambda running: shown.append(states()), print, 60)
     assert shown[0] == {"there": "done", "a": "running", "b": "running", "of-a": "waiting", "of-b": "waiting"}
     assert states() == {"there": "done", "a": "done", "b": "failed", "of-a": "done", "of-b": "waiting"}

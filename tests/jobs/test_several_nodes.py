@@ -122,13 +122,16 @@ def test_a_node_that_dies_costs_no_bit_and_a_stall_is_told(simulated: Simulated,
     finally:
         if stopped.is_running():
             stopped.kill()
-    assert (driver.returncode, out) == (1, "")
-    sentence = err.splitlines()[-1]
-    assert sentence.startswith("error: not finished: trial independent.s0 to trial ")
-    assert "a worker did nothing for 20 s while the others waited for it" in sentence
+    assert driver.returncode == 0, err  # the trial that stalled has its own tries: its group did not begin with it
+    assert "is tried again: a worker did nothing for 20 s while the others waited for it" in err
     assert "Traceback" not in err
 
-    (row,) = open_store(str(store)).read("trials", "small").to_pylist()
-    assert (row["trial"], row["resumes"], row["workers"]) == ("independent.s0", 1, 2)
+    rows = open_store(str(store)).read("trials", "small").to_pylist()
+    assert {row["trial"]: row["resumes"] for row in rows} == {
+        "independent.s0": 1,
+        "cycle.s0": 1,
+        "independent-L2.s0": 0,
+    }
+    assert {row["workers"] for row in rows} == {2}
     on_ranks(2, train_without_ray, path, str(store), 0, str(tmp_path / "undisturbed"))
     assert losses(store, "independent.s0") == losses(tmp_path / "undisturbed", "independent.s0")

@@ -225,19 +225,27 @@ def test_one_trial_diverges_and_one_cannot_resume(inside: dict[str, str], tmp_pa
     done = run(path, store, **inside)
     assert (done.returncode, done.stdout) == (1, "")
     sentence = done.stderr.splitlines()[-1]
-    assert sentence.startswith("error: not finished: ")
+    assert sentence.startswith("error: not finished: trial independent-L2.s0: ")
     assert f"{altered} was altered" in sentence
+    assert "trial independent-L2.s0 is tried again: " in done.stderr  # its group had not begun with it
     assert "Traceback" not in done.stderr
     rows = {row["trial"]: row for row in open_store(str(store)).read("trials", "small").to_pylist()}
     assert {name: row["status"] for name, row in rows.items()} == {"independent.s0": "done", "cycle.s0": "diverged"}
     assert "cycle.s0 diverged at step 2: loss nan" in rows["cycle.s0"]["error"]
     assert {row["trial"] for row in open_store(str(store)).read("scores", "small").to_pylist()} == {"independent.s0"}
-    assert not [name for name in manifests(store) if name.startswith(("costs/", "reports/"))]
+    assert {row["trial"] for row in open_store(str(store)).read("costs", "small").to_pylist()} == {"independent.s0"}
+    (report,) = open_store(str(store)).manifests("reports", "small")
+    assert sentence.endswith(open_store(str(store)).address(report, "report.html"))
+    (missing,) = report.facts["missing"]
+    assert missing["step"] == "trial independent-L2.s0"
+    page = open_store(str(store)).read_bytes(report, "report.md").decode()
+    assert "The trial independent-L2.s0 failed, and what rests on it is missing: " in page
 
     (store / planted).unlink()  # what the sentence named is thrown away
     done = run(path, store, **inside)
     assert done.returncode == 0, done.stderr
     assert "diverged" in done.stdout
+    assert len(open_store(str(store)).manifests("reports", "small")) == 2
     outcomes = {row["outcome"] for row in open_store(str(store)).read("verdicts", "small").to_pylist()}
     assert not outcomes & {"better", "not_worse", "met", "supported"}, outcomes
     assert trained(store) == TRIALS

@@ -116,16 +116,18 @@ def test_what_differs_between_arms_and_what_does_not(page):
 def test_diverged_and_missing_trials_are_named():
     report, _, lines = reported(
         STUDY,
-        synthetic.FACTS | {"missing": [{"trial": "cycle.s1", "reason": "no worker was free"}]},
+        synthetic.FACTS | {"missing": [{"step": "trial cycle.s1", "reason": "a worker was killed"}]},
         diverged={"albert.s0": "loss is nan at step 7"},
         missing=frozenset({"cycle.s1", "independent-L2.s0"}),
     )
     page = Page(report.html)
     for where in (page.sections["not-shown"], report.markdown.partition("does not show")[2]):
         assert "Trial albert.s0 diverged: loss is nan at step 7." in where
-        assert "Trial cycle.s1 is missing: no worker was free." in where
+        assert "The trial cycle.s1 failed, and what rests on it is missing: a worker was killed." in where
         assert "Trial independent-L2.s0 is missing: it was not run to its end." in where
+    assert "whether cycle (42 % fewer parameters) keeps the full model's accuracy is open" in lines[0]
     assert "albert not met, training diverged with 1 of 2 seeds" in lines[1]
+    assert "cycle not shown, trial cycle.s1 was not run to its end" in lines[1]
     assert "✗ diverged" in next(row for row in Page(report.html).tables.values() if row[0][0] == "Trial")[3][1]
 
 
@@ -183,7 +185,7 @@ def test_with_nothing_at_all_there_is_still_a_page():
     report, _, lines = reported(STUDY, {}, missing=frozenset(names))
     page = Page(report.html)
     assert page.sections["verdict"].startswith(lines[0])
-    assert "too little was scored to tell" in lines[0]
+    assert "the study is not finished" in lines[0]
     assert "No training steps were recorded." in page.sections["curves"]
     assert page.sections["not-shown"].count("is missing") == len(names)
     assert json.loads(report.json)["arms"][0]["loss_nats_per_token"] is None
@@ -269,7 +271,7 @@ def hostile():
     }
     facts = {
         f"key {HOSTILE}": f"fact {HOSTILE}",
-        "missing": [{"trial": "cycle.s1", "reason": f"reason {HOSTILE}"}],
+        "missing": [{"step": f"trial {HOSTILE}", "reason": f"reason {HOSTILE}"}],
         "data": {
             "note": HOSTILE,
             "domains": {f"prose {HOSTILE}": {"training": {"documents": 1, "bytes": 2, "tokens": 3}}},

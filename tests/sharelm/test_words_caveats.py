@@ -59,7 +59,7 @@ def planted():
     yield of(QUICKSTART.decided(trials_per_gpu=2))
     missing = frozenset({"cycle.s1", "independent-L2.s0"})
     lacking = synthetic_tables(QUICKSTART, diverged={"albert.s0": "loss is nan"}, missing=missing, costs=False)
-    yield of(QUICKSTART, lacking, FACTS | {"missing": [{"trial": "cycle.s1", "reason": "no worker was free"}]})
+    yield of(QUICKSTART, lacking, FACTS | {"missing": [{"step": "trial cycle.s1", "reason": "a worker was killed"}]})
     yield of(QUICKSTART, with_rows(lacking, "trials", error=None))
     yield of(QUICKSTART, {**tables, "scores": tables["scores"].slice(0, 0)})
     yield of(QUICKSTART, {**tables, "comparisons": tables["comparisons"].slice(0, 0)})
@@ -105,7 +105,8 @@ def test_every_caveat_can_be_said_and_holds_no_sentence(monkeypatch):
             assert re.search(r"[{}]|None", told) is None, told
             inner = found["figures"].get("trials", [])
             used |= {(part["kind"], part["code"]) for part in [found, *inner]}
-            figures = {k: v for k, v in found["figures"].items() if k not in ("error", "reason", "devices", "trials")}
+            of_others = {"error", "reason", "step", "devices", "trials"}
+            figures = {name: value for name, value in found["figures"].items() if name not in of_others}
             for text in re.findall(r'"([^"]*)"', json.dumps(figures)):
                 assert " " not in text, text
         assert all(name_of(group, "caveat_group") for group, _ in groups)
