@@ -136,7 +136,7 @@ class Training(Node):
     )
     max_failures: Annotated[int, Field(ge=0)] = Field(
         default=3,
-        description="How many times a group of workers that failed is started again; every trial has these tries to itself.",
+        description="How many times a group of workers that failed is started again. Every trial has these to itself.",
     )
     stall_timeout_s: Annotated[int, Field(gt=0), Unit("seconds")] = Field(
         default=600, description="A worker that keeps the others waiting for longer than this fails its group."

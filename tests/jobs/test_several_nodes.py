@@ -118,7 +118,7 @@ def test_a_node_that_dies_costs_no_bit_and_a_stall_is_told(simulated: Simulated,
     (*_, stopped) = simulated.workers()["one"]
     stopped.suspend()
     try:
-        out, err = driver.communicate(timeout=240)
+        _, err = driver.communicate(timeout=240)
     finally:
         if stopped.is_running():
             stopped.kill()
