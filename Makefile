@@ -16,7 +16,7 @@ cluster: $(installed)
 	infra/local-cluster/demo.sh
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: lint types contracts test
 
