@@ -15,8 +15,9 @@ demo: $(installed)
 cluster: $(installed)
 	infra/local-cluster/demo.sh
 
+# One thread of torch for each of two test processes: more would wait for each other, spinning.
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: lint types contracts test
 
