@@ -8,21 +8,28 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import random
 import re
 import tempfile
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
 from xml.sax.saxutils import unescape
 
 from sharelm.errors import IntegrityError, StoreError
+from sharelm.formats import duration
 from sharelm.store.observer import observed, retried
 
 _CHECK_SECONDS = 10
 _CONNECTIONS = 32
+_BUSY_ATTEMPTS = 5  # at a server that answers 503: up to 8 s, less than `check` waits
+_READS = 3  # of an object whose content is cut
 _CONFIG = {
     "connect_timeout": 3,
     "read_timeout": 10,
@@ -52,6 +59,7 @@ def _file_system(anonymous: bool) -> Any:
     session = AioSession()
     session.register("before-parse.s3.ListObjectsV2", _keys_alone)
     session.register("request-created.s3", _note_retry)
+    session.register("needs-retry.s3", _wait_while_busy)
     options: dict[str, Any] = {"config_kwargs": _CONFIG, "use_listings_cache": False, "session": session}
     fs = s3fs.S3FileSystem(anon=anonymous, skip_instance_cache=True, **options)
     fs.retries = 1  # botocore retries already; both together hide a dead server for most of a minute
@@ -90,6 +98,8 @@ class S3Objects:
         code = _code(error)
         if code == "NoSuchBucket":
             return f"there is no bucket {self.bucket!r} at {self._endpoint}"
+        if code == "RequestTimeTooSkewed":
+            return f"this machine's clock is {_clock_off(error)}; set it, then run again"
         if code in _REFUSED or isinstance(error, PermissionError):
             return (
                 f"{self._endpoint} refuses these credentials ({code or 'access denied'}); look at AWS_ACCESS_KEY_ID, "
@@ -99,6 +109,8 @@ class S3Objects:
             return f"{self._endpoint} answers {code}"
         if isinstance(error, boto.NoCredentialsError):
             return "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        if _cut(error):
+            return f"{self._endpoint} ends its answers before they are whole"
         if isinstance(error, (boto.HTTPClientError, boto.ConnectionError, TimeoutError, ConnectionError)):
             return f"{self._endpoint} does not answer"
         return f"{type(error).__name__}: {error}"
@@ -106,11 +118,12 @@ class S3Objects:
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
         """Let `FileNotFoundError` through if the server says that the key is absent; else raise a `StoreError`."""
+        from aiohttp import ClientError
         from botocore.exceptions import BotoCoreError
 
         try:
             yield
-        except (OSError, BotoCoreError) as error:
+        except (OSError, BotoCoreError, ClientError) as error:
             if _absent(error):
                 raise
             raise StoreError(f"store {self.uri} cannot be {doing}: {self._cause(error)}") from error
@@ -144,10 +157,15 @@ class S3Objects:
 
     async def _read(self, key: str) -> bytes:
         """One request an object; s3fs's own `cat` asks for the size first."""
-        answer = await self._fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(key))
-        async with answer["Body"] as body:
-            content: bytes = await body.read()
-        return content
+
+        async def read() -> bytes:
+            answer = await self._fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(key))
+            async with answer["Body"] as body:
+                content: bytes = await body.read()
+            return content
+
+        found: bytes = await _whole(read)
+        return found
 
     @observed
     def get(self, key: str) -> bytes:
@@ -249,7 +267,7 @@ class S3Objects:
         unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         try:
             with self._failures("read"):
-                self._fs.get_file(self._path(key), str(unfinished))
+                self._run(_whole, partial(self._fs._get_file, self._path(key), str(unfinished)))
             check(unfinished)
             unfinished.replace(path)
         finally:
@@ -284,6 +302,50 @@ def _note_retry(request: Any, **_: Any) -> None:
     """Called by botocore before it sends a request; from the second time on it is a retry."""
     if request.context.get("retries", {}).get("attempt", 1) > 1:
         retried()
+
+
+def _pause(attempts: int) -> float:
+    """Seconds to wait after so many attempts: twice as long each time, and not the same for all who wait."""
+    return random.uniform(0.25, 0.5) * float(2 ** (attempts - 1))
+
+
+def _wait_while_busy(response: Any, attempts: int, **_: Any) -> float | None:
+    """Called by botocore after every answer: the seconds after which a busy server is asked again.
+
+    botocore's own three attempts may be over within a moment.
+    """
+    busy = response is not None and response[0].status_code == 503
+    return _pause(attempts) if busy and attempts < _BUSY_ATTEMPTS else None
+
+
+def _cut(error: BaseException) -> bool:
+    """Whether an answer began and ended too early."""
+    from aiohttp import ClientPayloadError
+    from botocore.exceptions import ResponseStreamingError
+
+    return isinstance(error, (ClientPayloadError, ResponseStreamingError))
+
+
+async def _whole(read: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """What this reads. It is read again where it is cut: botocore asks again only until an answer begins."""
+    for attempt in range(1, _READS):
+        try:
+            return await read()
+        except Exception as error:
+            if not _cut(error):
+                raise
+        retried()
+        await asyncio.sleep(_pause(attempt))
+    return await read()
+
+
+def _clock_off(error: BaseException) -> str:
+    """How far this machine's clock is from the server's, in words."""
+    said = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    if not said:
+        return f"off ({datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)"
+    seconds = (datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds()
+    return f"{duration(abs(seconds))} {'ahead of' if seconds > 0 else 'behind'} the server's"
 
 
 def _absent(error: BaseException) -> bool:
