@@ -101,7 +101,7 @@ def stored_log(uri: str, name: str) -> str:
 
 
 def newest_report(store: Store, name: str) -> Manifest:
-    """The report committed last; an error where the study is not finished."""
+    """The report committed last, by the clocks of the machines that did; an error where the study is not finished."""
     _known(store, name)
     reports: Sequence[Manifest] = store.manifests(REPORTS, name)
     if not reports:

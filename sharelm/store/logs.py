@@ -19,7 +19,7 @@ def commit_log(
 ) -> Manifest:
     """Commit a run's lines, and of everything that failed what it is called and its last words.
 
-    Every run has a log of its own, named by the time of its end.
+    Every run has a log of its own, named by the time of its end by the clock of its machine: the newest is so, too.
     """
     name = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
     told = [f"== {what}\n{words[-MOST_CHARACTERS:]}" for what, words in failures.items()]
