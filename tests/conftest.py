@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,59 +109,80 @@ class Cluster:
     pid: int
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster of 2 CPUs that wants a token."""
-    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
-    names += ("metrics-export-port", "ray-client-server-port", "runtime-env-agent-port")
-    with tempfile.TemporaryDirectory(prefix="slt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        token = Path(folder, "token")
-        token.write_text("0123456789abcdef" * 4)
-        token.chmod(0o600)
+class Head:
+    """A `ray start --head` of 2 CPUs that wants a token; once killed it starts again in its folder, at its ports."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.token = self.folder / "token"
+        self.token.write_text("0123456789abcdef" * 4)
+        self.token.chmod(0o600)
+        names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+        names += ("metrics-export-port", "ray-client-server-port", "runtime-env-agent-port")
+        self._ports = dict(zip(names, free_ports(len(names)), strict=True))
+        self._process = None
+
+    def start(self, **more):
+        """Start it, with more in its environment, and wait until it answers."""
         programs = str(Path(sys.executable).parent)
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         environment = {
             **inherited,
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_AUTH_TOKEN_PATH": str(self.token),
             "OMP_NUM_THREADS": "1",
             **NICENESS,
+            **more,
         }
-        ports = dict(zip(names, free_ports(len(names)), strict=True))
-        options = [f"--{name}={port}" for name, port in ports.items()]
-        options += ["--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray"]
+        options = [f"--{name}={port}" for name, port in self._ports.items()]
+        options += ["--dashboard-host=127.0.0.1", f"--temp-dir={self.folder}/ray"]
         options += ["--num-cpus=2", "--disable-usage-stats", "--block"]
-        with Path(folder, "head.log").open("wb") as log:
-            process = subprocess.Popen(
+        current = self.folder / "ray" / "ray_current_cluster"  # its address, never a loopback one
+        current.unlink(missing_ok=True)
+        log = self.folder / "head.log"
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
                 [f"{programs}/ray", "start", "--head", *options],
                 env=environment,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 process_group=0,
             )
-            try:
-                url = f"http://127.0.0.1:{ports['dashboard-port']}"
-                deadline = time.monotonic() + 120
-                current = Path(folder, "ray", "ray_current_cluster")  # its address, never a loopback one
-                while not (current.is_file() and answers(url)):
-                    assert process.poll() is None, Path(folder, "head.log").read_text()
-                    assert time.monotonic() < deadline
-                    time.sleep(0.2)
-                yield Cluster(url, current.read_text().strip(), str(token), folder, process.pid)
-            finally:
-                started = psutil.Process(process.pid).children(recursive=True)
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                for child in started:  # workers and agents that have left the group
-                    if child.is_running():
-                        child.kill()
-                psutil.wait_procs(started, timeout=10)
+        url = f"http://127.0.0.1:{self._ports['dashboard-port']}"
+        deadline = time.monotonic() + 120
+        while not (current.is_file() and answers(url)):
+            assert self._process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        return Cluster(url, current.read_text().strip(), str(self.token), str(self.folder), self._process.pid)
+
+    def kill(self):
+        """Kill it and all that it started."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        started = psutil.Process(self._process.pid).children(recursive=True)
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for child in started:  # workers and agents that have left the group
+            if child.is_running():
+                child.kill()
+        psutil.wait_procs(started, timeout=10)
 
 
-@pytest.fixture(scope="module")
-def head(cluster):
-    """The environment of a user who sends jobs to the cluster."""
+@contextmanager
+def a_head():
+    """A head's folder and settings, not yet started; killed in the end."""
+    with tempfile.TemporaryDirectory(prefix="slt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        head = Head(folder)
+        try:
+            yield head
+        finally:
+            head.kill()
+
+
+def user_of(cluster):
+    """The environment of a user who sends jobs to this cluster."""
     return {
         "RAY_API_SERVER_ADDRESS": cluster.url,
         "RAY_AUTH_TOKEN_PATH": cluster.token,
@@ -168,7 +190,25 @@ def head(cluster):
     }
 
 
+def driver_of(cluster):
+    """The environment of a driver that joins this cluster."""
+    return {"RAY_ADDRESS": cluster.address, "RAY_AUTH_TOKEN_PATH": cluster.token, "RAY_AUTH_MODE": "token"}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of 2 CPUs that wants a token."""
+    with a_head() as head:
+        yield head.start()
+
+
+@pytest.fixture(scope="module")
+def head(cluster):
+    """The environment of a user who sends jobs to the cluster."""
+    return user_of(cluster)
+
+
 @pytest.fixture(scope="module")
 def inside(cluster):
     """The environment of a driver that joins the cluster."""
-    return {"RAY_ADDRESS": cluster.address, "RAY_AUTH_TOKEN_PATH": cluster.token, "RAY_AUTH_MODE": "token"}
+    return driver_of(cluster)
