@@ -153,6 +153,20 @@ def test_two_studies_of_one_name_at_once_are_one_study_and_one_sentence(
     assert max(row["learning_rate"] for row in open_store(str(store)).read("steps", "small").to_pylist()) == won
 
 
+def test_three_studies_at_once_share_two_cpus_and_all_end(disturbed: SimpleNamespace, tmp_path: Path) -> None:
+    """Each group takes the whole cluster."""
+    pairs = {"workers": 2, "cpus_per_worker": 1}
+    paths = [
+        write_study(tmp_path / name, study={"name": name, "seeds": [0]}, training=pairs) for name in ("a", "b", "c")
+    ]
+    store = tmp_path / "store"
+    for code, said in ended(*(submit(path, disturbed.user, store, "--wait") for path in paths)):
+        assert code == 0, said
+        assert "report: " in said
+    for name in ("a", "b", "c"):
+        assert open_store(str(store)).read("trials", name).column("workers").to_pylist() == [2, 2, 2]
+
+
 def test_a_full_disk_is_told_and_the_study_goes_on_when_there_is_space(
     head: Head, disturbed: SimpleNamespace, tmp_path: Path
 ) -> None:
