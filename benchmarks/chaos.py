@@ -294,7 +294,7 @@ def plant_all(cluster: Cluster, proxy: Flaky, draw: random.Random, kinds: list[s
     waiting: list[str] = []  # every kind comes up about as often as the others
     while planted.total() < faults:
         world.store = f"{where}/{total['studies'] + 1}"
-        count = min(draw.randint(1, 4), faults - planted.total())
+        count = min(draw.randint(2, 5), faults - planted.total())
         while len(waiting) < count:
             waiting += draw.sample(kinds, len(kinds))
         times = sorted(draw.uniform(1, lasts) for _ in range(count))
