@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from statistics import median
 from typing import Any
@@ -24,7 +24,8 @@ PACKAGES = ("torch", "deepspeed", "ray", "numpy", "scipy", "pyarrow", "tokenizer
 GROSS = 2.5  # while the baseline is learnt: two nights in a row so many times worse than the nights before
 
 
-def packages() -> dict[str, str]:
+@cache  # each is read from a file
+def packages() -> Mapping[str, str]:
     """Versions of Python and of the packages that results depend on, in this process."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 

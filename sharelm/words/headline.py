@@ -109,7 +109,8 @@ def _answer(found: _Found) -> Line:
 
 def _why_unclear(found: _Found, names: list[str]) -> str:
     """The code of the sentence about variants whose accuracy is not shown."""
-    if any(found.kpi(name, "accuracy").code == "trials_missing" for name in names):
+    codes = {found.kpi(name, "accuracy").code for name in names}
+    if "trials_missing" in codes:
         return "unfinished"
     return "too_small" if all(found.loss(name).code not in _MISSING for name in names) else "too_little_scored"
 

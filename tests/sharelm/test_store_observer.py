@@ -90,7 +90,7 @@ def test_operations_of_a_folder(told: Told, tmp_path: Path) -> None:
     assert told.retries == 0
 
 
-@pytest.mark.parametrize(("busy", "retries", "failed"), [(0, 0, False), (2, 2, False), (9, 2, True)])
+@pytest.mark.parametrize(("busy", "retries", "failed"), [(0, 0, False), (2, 2, False), (9, 4, True)])
 def test_requests_that_are_sent_again(told: Told, busy_s3: type[Busy], busy: int, retries: int, failed: bool) -> None:
     busy_s3.left = busy
     objects = open_store("s3://bucket/prefix").objects
