@@ -40,19 +40,22 @@ ray start --head --node-ip-address=127.0.0.1 --port="${head#*:}" --dashboard-hos
   --ray-client-server-port=28492 --num-cpus=0 --temp-dir="$folder/ray" --disable-usage-stats --block > "$folder/head.log" 2>&1 &
 started+=($!)
 address=http://127.0.0.1:$dashboard
-for _ in $(seq 120); do
-  if ray status --address="$head" > /dev/null 2>&1; then break; fi
-  sleep 0.5
-done
-for node in 1 2; do
+# Wait until `ray status` says this; without it the cluster did not start.
+until_status() {
+  for _ in $(seq 180); do
+    if ray status --address="$head" 2> /dev/null | grep -q "$1"; then return; fi
+    sleep 0.5
+  done
+  tail -n 5 "$folder"/*.log
+  say "the cluster did not start"
+  exit 1
+}
+until_status "Node status"
+for node in 1 2; do # one after another: nodes of one address that join at once may take each other's place
   ray start --address="$head" --node-ip-address=127.0.0.1 --num-cpus=1 --block > "$folder/node$node.log" 2>&1 &
   started+=($!)
+  until_status "/$node.0 CPU"
 done
-for _ in $(seq 120); do
-  if ray status --address="$head" 2> /dev/null | grep -q "/2.0 CPU"; then break; fi
-  sleep 0.5
-done
-ray status --address="$head" | grep CPU
 
 say "the quickstart, submitted as a job"
 sharelm submit examples/quickstart.toml --store "$store" --address "$address" --wait
