@@ -27,15 +27,18 @@ from typing import Any
 import psutil
 
 from benchmarks.flaky import Flaky
-from benchmarks.loopback import Cluster
+from benchmarks.loopback import Cluster, kill
 from sharelm.store import Store, open_store
 from sharelm.store.studies import latest_study
 
 STUDY = Path(__file__).with_suffix(".toml")
 NAME = "chaos"
 TABLES = ("trials", "steps", "scores", "costs", "comparisons")
-MEASURED = ("_seconds", "_per_second", "_p50", "_p95", "_cost", "peak_bytes", "rest_bytes", "per_1m_tokens", "resumes")
-NOT_MEASURED = ("gradient_norm_p50", "gradient_norm_p95")
+MEASURED = {  # columns that no two runs have alike
+    *("training_seconds", "tokens_per_second", "training_cost", "resumes"),
+    *("prefill_ms_p50", "prefill_ms_p95", "decode_ms_p50", "decode_ms_p95", "generated_tokens_per_second"),
+    *("load_seconds", "rest_bytes", "peak_bytes", "cost_per_1m_tokens"),
+}
 MOST_DRIVERS = 12  # that one study may take; more means that it does not go on
 DRIVER_S = 300
 WORKS = ("TrainWorker", "score_model", "CostMeter", "TrainController")
@@ -66,16 +69,6 @@ class World:
         log = (self.cluster.folder / "drivers.log").open("ab")
         environment = {**self.cluster.environment, **(wrong if clock else {})}
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, process_group=0)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a driver and what it started at once."""
-    started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.kill()
-    process.wait()
-    for child in started:
-        if child.is_running():
-            child.kill()
 
 
 def _some_worker(world: World) -> psutil.Process | None:
@@ -111,7 +104,7 @@ def stop_worker(world: World) -> bool:
 def kill_driver(world: World) -> bool:
     """The driver is killed."""
     assert world.driver is not None
-    _end(world.driver)
+    kill(world.driver)
     return True
 
 
@@ -127,7 +120,7 @@ def kill_head(world: World) -> bool:
     """The head goes at once, with everything on it, and comes again with its nodes."""
     world.cluster.stop()
     assert world.driver is not None
-    _end(world.driver)  # Ray's client would wait a minute for the head that does not come back
+    kill(world.driver)  # Ray's client would wait a minute for the head that does not come back
     world.cluster.start()
     return True
 
@@ -174,7 +167,7 @@ def other_study_of_that_name(world: World) -> bool:
 def wrong_clock(world: World) -> bool:
     """The driver is started again on a machine whose clock is an hour off."""
     assert world.driver is not None
-    _end(world.driver)
+    kill(world.driver)
     world.driver = world.start(clock=world.draw.choice((-3600, 3600)))
     return True
 
@@ -201,7 +194,7 @@ def rows(store: Store) -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = {}
     for table in TABLES:
         read = store.read(table, NAME, steps=report.facts["steps"][table])
-        kept = [name for name in read.column_names if name in NOT_MEASURED or not name.endswith(MEASURED)]
+        kept = [name for name in read.column_names if name not in MEASURED]
         found[table] = Counter(json.dumps(row, sort_keys=True) for row in read.select(kept).to_pylist())
     return found
 
@@ -226,7 +219,7 @@ def finish(world: World, planned: list[tuple[float, str]]) -> tuple[Counter[str]
         if code is not None or now > deadline:
             if drivers == MOST_DRIVERS:
                 raise SystemExit(f"the study did not end with {MOST_DRIVERS} drivers: see {world.cluster.folder}")
-            _end(world.driver)
+            kill(world.driver)
             while world.later:  # whoever starts a study again has seen that its cluster and its store are well
                 due, action = world.later.pop(0)
                 time.sleep(max(0.0, due - time.monotonic()))
@@ -237,7 +230,7 @@ def finish(world: World, planned: list[tuple[float, str]]) -> tuple[Counter[str]
         action()
     world.later.clear()
     for other in world.others:
-        _end(other)
+        kill(other)
     world.others.clear()
     return planted, drivers
 

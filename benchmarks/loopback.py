@@ -107,13 +107,13 @@ class Cluster:
 
     def stop_node(self, node: int) -> None:
         """Kill everything of a node at once."""
-        _kill(self.nodes[node])
+        kill(self.nodes[node])
         self.nodes[node] = None
 
     def stop(self) -> None:
         """Kill everything at once."""
         for process in (self._head, *self.nodes):
-            _kill(process)
+            kill(process)
         self._head, self.nodes = None, [None] * NODES
 
     def workers(self) -> list[psutil.Process]:
@@ -125,7 +125,8 @@ class Cluster:
         return found
 
 
-def _kill(process: subprocess.Popen[bytes] | None) -> None:
+def kill(process: subprocess.Popen[bytes] | None) -> None:
+    """Kill a process, where it runs, and all that it started."""
     if process is None:
         return
     started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from benchmarks.loopback import free_ports
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "tests" / "study.toml"
@@ -76,16 +77,6 @@ def study_file(tmp_path):
         return path
 
     return write
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def answers(url):

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks.chaos import MEASURED
 from sharelm.store import open_store
 from sharelm.tables import TABLES
 from tests.conftest import Head, a_head, driver_of, user_environment, user_of
@@ -21,11 +22,6 @@ from tests.jobs.studies import run, until, write_study
 pytestmark = pytest.mark.slow
 
 LONG = {"tokens": 16 * 8 * 60, "checkpoint_steps": 10, "cpus_per_worker": 1}
-MEASURED = {  # what no two runs have alike
-    *("training_seconds", "tokens_per_second", "training_cost", "resumes"),
-    *("prefill_ms_p50", "prefill_ms_p95", "decode_ms_p50", "decode_ms_p95", "generated_tokens_per_second"),
-    *("load_seconds", "rest_bytes", "peak_bytes", "cost_per_1m_tokens"),
-}
 OF_COSTS = {"inference_cost", "upkeep", "important_workloads", "everywhere"}  # verdicts that rest on measurements
 DISK_BYTES = 256 * 2**20
 ROOM = 100_000  # enough for a temporary folder, too little for a checkpoint

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.loopback import free_ports
 from sharelm.store import open_store
-from tests.conftest import NICENESS, ROOT, free_ports, user_environment
+from tests.conftest import NICENESS, ROOT, user_environment
 from tests.jobs.studies import losses, start, train_without_ray, until, write_study
 from tests.sharelm.distributed import on_ranks
 

@@ -123,6 +123,17 @@ class Browser:
         """The page as printed."""
         return base64.b64decode(self.call("Page.printToPDF", preferCSSPageSize=True, printBackground=True)["data"])
 
+    def widest_in_print(self, width, selector):
+        """The right edge of the widest element that matches, on paper this wide: what lies beyond it is cut."""
+        self.call("Emulation.setEmulatedMedia", media="print")
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=1000, deviceScaleFactor=1, mobile=False)
+        try:
+            return self.value(
+                f"Math.max(...[...document.querySelectorAll('{selector}')].map(x => x.getBoundingClientRect().right))"
+            )
+        finally:
+            self.call("Emulation.setEmulatedMedia", media="")
+
     def fonts(self, selector):
         """The fonts that drew the text of the first element that matches, with how many glyphs each."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]

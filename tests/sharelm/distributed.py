@@ -7,7 +7,6 @@ five seconds of a CPU, and the tests start about a hundred ranks.
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+from benchmarks.loopback import free_ports
 
 mp.get_context("forkserver").set_forkserver_preload(["tests.sharelm.loaded"])
 
@@ -48,14 +49,8 @@ def _rank(
     os._exit(0)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def on_ranks(world: int, function: Callable[..., None], *arguments: Any, backend: str = "gloo") -> None:
     """Run `function(*arguments)` on this many ranks; raises when one of them does."""
-    everything = (dict(os.environ), world, free_port(), backend, function, arguments)
+    everything = (dict(os.environ), world, free_ports(1)[0], backend, function, arguments)
     method = "spawn" if backend == "nccl" else "forkserver"
     mp.start_processes(_rank, everything, nprocs=world, start_method=method, join=True)

@@ -67,13 +67,7 @@ def test_it_prints(browser, saved):  # noqa: F811
     pdf = browser.pdf()
     assert pdf.startswith(b"%PDF-")
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 20
-    browser.call("Emulation.setEmulatedMedia", media="print")
-    widest = "Math.max(...[...document.querySelectorAll('table, svg')].map(x => x.getBoundingClientRect().right))"
-    browser.call("Emulation.setDeviceMetricsOverride", width=710, height=1000, deviceScaleFactor=1, mobile=False)
-    try:
-        assert browser.value(widest) <= 710  # A4 less its margins: nothing is cut where paper does not scroll
-    finally:
-        browser.call("Emulation.setEmulatedMedia", media="")
+    assert browser.widest_in_print(710, "table, svg") <= 710  # A4 less its margins
 
 
 def test_hostile_text_does_nothing(browser, tmp_path, rows):  # noqa: F811

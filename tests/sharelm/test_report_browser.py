@@ -88,11 +88,7 @@ def test_it_prints(browser, tmp_path):
     pdf = browser.pdf()
     assert pdf.startswith(b"%PDF-")
     assert 4 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 20
-    browser.call("Emulation.setEmulatedMedia", media="print")
-    widest = "Math.max(...[...document.querySelectorAll('table, svg, pre')].map(x => x.getBoundingClientRect().right))"
-    browser.call("Emulation.setDeviceMetricsOverride", width=710, height=1000, deviceScaleFactor=1, mobile=False)
-    assert browser.value(widest) <= 710  # A4 less its margins: nothing is cut where paper does not scroll
-    browser.call("Emulation.setEmulatedMedia", media="")
+    assert browser.widest_in_print(710, "table, svg, pre") <= 710  # A4 less its margins
 
 
 def test_hostile_text_does_nothing(browser, tmp_path, monkeypatch):
