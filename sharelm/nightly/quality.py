@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from sharelm.metrics import METRICS
 from sharelm.nightly.measures import Figure, Worse
-from sharelm.statistics.compare import mean_difference, paired
+from sharelm.statistics.compare import Paired, mean_difference, paired
 from sharelm.statistics.intervals import document_standard_errors
 from sharelm.statistics.panel import Panel, build_panel
 from sharelm.study import Plan, Study
@@ -49,6 +49,10 @@ def quality_figures(plan: Plan, scores: pa.Table) -> list[Figure]:
 def change_of(study: Study, scores: pa.Table, baseline: pa.Table, figure: Figure) -> Change | None:
     """This figure of a night's scores beside that of the baseline's, by the seeds that both have; None without one.
 
+    It is worse where every seed by itself is worse by more than the study's margin, its documents' interval considered:
+    the same seed of the same code gives the same scores, so that more is a change. Below the margin the interval over
+    seeds and documents decides, which one seed has not, and which is wide with two.
+
     Raises `InputError` where the two were scored on different documents.
     """
     arm, _, name = figure.subject.rpartition("/")
@@ -60,17 +64,25 @@ def change_of(study: Study, scores: pa.Table, baseline: pa.Table, figure: Figure
     (metric,) = (metric for metric in panel.metrics if metric.name == figure.metric)
     if not seeds or not len(metric.sizes):
         return None
-    differences = mean_difference(panel, arms, metric, seeds)
+    kind = METRICS[figure.metric]
     rng = np.random.default_rng(zlib.crc32(figure.key.encode()))
-    (error,) = document_standard_errors(differences[:, None], metric.sizes[:, None], rng).tolist()
-    found = paired(panel, arms, metric, seeds, error, CONFIDENCE)
+
+    def over(some: list[int]) -> Paired:
+        differences = mean_difference(panel, arms, metric, some)
+        (error,) = document_standard_errors(differences[:, None], metric.sizes[:, None], rng).tolist()
+        return paired(panel, arms, metric, some, error, CONFIDENCE)
+
+    found = over(seeds)
     assert found.twin_value is not None
     assert found.difference is not None  # there is a seed and a document
-    kind = METRICS[figure.metric]
-    margin = 0.0
-    if len(seeds) == 1:  # documents know nothing of the spread over seeds, and chance is then not told from change
-        margin = getattr(study.kpi.accuracy, kind.margin) if kind.margin else float("inf")
-    state = _state(found.ends, margin, kind.higher_is_better)
+    margin = getattr(study.kpi.accuracy, kind.margin) if kind.margin else float("inf")
+    by_seed = {_state(over([seed]).ends, margin, kind.higher_is_better) for seed in seeds}
+    if len(by_seed) == 1 and by_seed != {"well"}:
+        (state,) = by_seed
+    elif len(seeds) > 1:
+        state = _state(found.ends, 0.0, kind.higher_is_better)
+    else:
+        state = "well"
     return Change(found.twin_value, found.difference, found.ends, state)
 
 

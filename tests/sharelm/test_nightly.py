@@ -177,6 +177,24 @@ def test_one_seed_needs_more_than_the_margin():
     assert states(1.1 * margin) == {"worse"}
 
 
+@pytest.mark.parametrize(("more", "state"), [((1.0, 1.2), "worse"), ((-1.0, -1.2), "better"), ((0.0, 1.2), "well")])
+def test_every_seed_beyond_the_margin_is_a_change_however_far_the_seeds_lie_apart(more, state):
+    """By the interval over two seeds, whose t-quantile is 32, none of these differs from zero."""
+    scores = TABLES["scores"]
+    arm = PLAN.arms[1].name
+    nats = pc.if_else(pc.equal(scores["seed"], 0), *more)
+    nats = pc.if_else(pc.and_(pc.equal(scores["arm"], arm), pc.equal(scores["task"], "held_out")), nats, 0.0)
+    nll = pc.add(scores["nll_nats"], pc.multiply(nats, pc.cast(scores["tokens"], pa.float64())))
+    column = scores.schema.get_field_index("nll_nats")
+    nights = Nights()
+    nights.add(TABLES)
+    row = nights.add({**TABLES, "scores": scores.set_column(column, "nll_nats", nll)})[
+        f"loss_nats_per_token:{arm}/held_out"
+    ]
+    assert row.change_low < 0 < row.change_high
+    assert row.state == state
+
+
 def test_another_device_or_other_documents_do_not_compare():
     nights = Nights()
     nights.usual(2)
