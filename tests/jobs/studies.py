@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from sharelm.data import data_spec, open_corpus
@@ -83,6 +84,18 @@ def until(condition: Any, process: subprocess.Popen[str], seconds: float = 240) 
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return found
+
+
+def started(pid: int, words: str) -> list[psutil.Process]:
+    """What this process started, directly or not, whose command line has these words, by pid."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        try:
+            if words in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return sorted(found, key=lambda process: process.pid)
 
 
 def manifests(store: Path | str) -> dict[str, bytes]:

@@ -55,14 +55,14 @@ def test_a_limit_that_is_none_is_refused(limits: dict[str, Any]) -> None:
         study_of((0,), limits=limits)
 
 
-def test_a_study_stops_at_its_limit_and_carries_on_with_a_higher_one(tmp_path: Path) -> None:
+def test_a_study_stops_at_its_limit_and_carries_on_with_a_higher_one(inside: dict[str, str], tmp_path: Path) -> None:
     store = tmp_path / "store"
-    stopped = run(write_study(tmp_path, limits={"device_hours": 1e-6}), store)
+    stopped = run(write_study(tmp_path, limits={"device_hours": 1e-6}), store, **inside)
     assert (stopped.returncode, stopped.stdout) == (1, "")
     last = stopped.stderr.splitlines()[-1]
     assert last.startswith("error: limits.device_hours = 0.000001 is reached: study 'small' has spent ")
     assert last.endswith("what is committed stays: raise the limit and run again to carry on")
-    done = run(write_study(tmp_path, limits={"device_hours": 5}), store)
+    done = run(write_study(tmp_path, limits={"device_hours": 5}), store, **inside)
     assert done.returncode == 0, done.stderr
     trials = open_store(str(store)).read("trials", "small")
     assert trials["status"].to_pylist() == ["done"] * len(expand(load_study(tmp_path / "small.toml")).trials)

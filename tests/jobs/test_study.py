@@ -16,14 +16,23 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import psutil
 import pytest
 
 from sharelm.store import open_store
 from sharelm.store.studies import latest_study
 from sharelm.tables import TABLES
 from tests.conftest import Cluster, user_environment
-from tests.jobs.studies import losses, manifests, plant_checkpoint, run, start, train_without_ray, until, write_study
+from tests.jobs.studies import (
+    losses,
+    manifests,
+    plant_checkpoint,
+    run,
+    start,
+    started,
+    train_without_ray,
+    until,
+    write_study,
+)
 from tests.sharelm.distributed import on_ranks
 from tests.sharelm.small import TREE
 
@@ -31,7 +40,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 120
 LONG = {"tokens": 16 * 8 * STEPS, "checkpoint_steps": 20, "cpus_per_worker": 1}
-AUTO = {**LONG, "zero_stage": "auto"}
+AUTO = {**LONG, "zero_stage": "auto", "cpus_per_worker": 2}
 TRIALS = ["cycle.s0", "independent-L2.s0", "independent.s0"]
 NOBODY = {"RAY_ADDRESS": "127.0.0.1:9"}  # a Ray that is not there
 
@@ -147,17 +156,6 @@ def test_a_grown_study_does_only_what_is_new(finished: SimpleNamespace, inside: 
     }
 
 
-def train_workers(cluster: Cluster) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process(cluster.pid).children(recursive=True):
-        try:
-            if "TrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return sorted(found, key=lambda process: process.pid)
-
-
 def test_a_killed_worker_resumes_to_the_same_bits(
     finished: SimpleNamespace, cluster: Cluster, inside: dict[str, str], tmp_path: Path
 ) -> None:
@@ -167,7 +165,7 @@ def test_a_killed_worker_resumes_to_the_same_bits(
     checkpoints = "checkpoints/*/*/manifest.json"  # the next trial's: this one's last may still be there
     until(lambda: [path for path in store.glob(checkpoints) if not path.parent.name.startswith(trial)], driver)
     first = {name: content for name, content in manifests(store).items() if name.startswith("trials/")}
-    workers = train_workers(cluster)
+    workers = started(cluster.pid, "TrainWorker")
     assert len(workers) == 2
     workers[-1].kill()
     out, err = driver.communicate(timeout=400)
