@@ -10,18 +10,25 @@ from pathlib import Path
 
 from sharelm.errors import InputError
 from sharelm.study import Study
+from sharelm.study.task_files import named_files
 
 PACKAGES = ("jobs", "sharelm")
 FOLDER = "study"  # of the study file and its data, inside the bundle
 LARGEST_DATA_BYTES = 64 * 2**20
 
 
-def _local(study: Study) -> Iterator[tuple[str, str]]:
+def _local(study: Study, base: Path) -> Iterator[tuple[str, str]]:
     """Field and value of every file that the study names by a relative path."""
     named: list[tuple[str, str | None]] = [
         *((f"data.source[{i}].uri", source.uri) for i, source in enumerate(study.data.source)),
         ("data.tokenizer", study.data.tokenizer),
         *((f"evaluation.task[{i}].file", task.file) for i, task in enumerate(study.evaluation.task)),
+        *(
+            (f"evaluation.task[{i}]", str(name))
+            for i, task in enumerate(study.evaluation.task)
+            if task.traits.reads == "task"
+            for name in named_files(task, base)
+        ),
     ]
     for field, value in named:
         remote = value is None or "://" in value or value.startswith(("builtin:", "hf:")) or Path(value).is_absolute()
@@ -38,7 +45,7 @@ def data_files(path: Path, study: Study) -> list[Path]:
     base = path.resolve().parent
     elsewhere = "use s3:// or an absolute path that is present on every node"
     found: dict[Path, int] = {}
-    for field, value in _local(study):
+    for field, value in _local(study, base):
         matches = [match for match in sorted(base.glob(value)) if match.is_file()] if ".." not in value else []
         if not matches:
             raise InputError(f"{path}: {field} = {value!r} names no file below {base} that can travel; {elsewhere}")

@@ -17,6 +17,7 @@ from sharelm.machine import Machine
 from sharelm.study import Arm, Study, Trial, proxied
 from sharelm.study.cost import Workload
 from sharelm.study.evaluation import Task
+from sharelm.study.task_files import task_texts
 from sharelm.study.tree import EXECUTION_SETTINGS
 
 _CACHES = ("sharelm.model.caches", "sharelm.model.generation")  # of decoding: no model is trained with them
@@ -147,7 +148,9 @@ def night_step(study: str, night: str) -> str:
 
 
 def file_digest(task: Task, base: Path) -> str | None:
-    """Digest of the content of a task's file; None for a task on held-out documents."""
+    """Digest of the content of a task's files; None for a task on held-out documents."""
+    if task.traits.reads == "task":
+        return digest(task_texts(task, base))
     if task.file is None:
         return None
     try:

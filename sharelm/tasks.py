@@ -18,7 +18,9 @@ class TaskKind:
     name: str
     family: Literal["language_modeling", "question_answering"]
     metrics: tuple[MetricKind, ...]
-    reads: Literal["documents", "file"]  # held-out documents, or a file of items
+    reads: Literal["documents", "file", "task"]  # held-out documents, a file of items, or lm-evaluation-harness's
+    needs: tuple[tuple[str, ...], ...] = ()  # settings of `[[evaluation.task]]`: exactly one of each tuple is given
+    takes: tuple[str, ...] = ()  # further settings that may be given
     generates: bool = False  # it asks for text, not for the likelihood of text
     by_domain: bool = False  # its metrics are given for each domain as well
     chance: float | None = None  # the share of items that guessing gets right; None where items differ in it
@@ -56,14 +58,25 @@ TASK_KINDS = {
             family="question_answering",
             metrics=(METRICS["accuracy"],),
             reads="file",
+            needs=(("file",),),
         ),
         TaskKind(
             "generation",
             family="question_answering",
             metrics=(METRICS["accuracy"],),
             reads="file",
+            needs=(("file",), ("max_new_tokens",)),
+            takes=("stop",),
             generates=True,
             chance=0.0,
+        ),
+        TaskKind(
+            "harness",
+            family="question_answering",
+            metrics=(METRICS["accuracy"],),
+            reads="task",
+            needs=(("file", "task"),),
+            takes=("data_files", "metric", "num_fewshot", "unsafe_code"),
         ),
     )
 }

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sharelm.data import Corpus
 from sharelm.errors import InputError
 from sharelm.evaluation.questions import read_answers, read_questions
 from sharelm.study.evaluation import Task
+
+if TYPE_CHECKING:
+    from sharelm.evaluation.harness import Asked
 
 PASSAGE_CHARACTERS = 300  # a passage is at least this long before its last word; LAMBADA's are 75 words on average
 
@@ -21,7 +24,9 @@ PASSAGE_CHARACTERS = 300  # a passage is at least this long before its last word
 LAST_WORD = re.compile(r"(?<=\S) (\w{2,})(?= ?[.!?][\"'”’)\]]*\s(?!\s*\d)|[^\w\s]{0,3}(?:\n|\Z))")
 
 
-Rule = Literal["rolling", "likelihood", "generation"]  # how an item becomes a row: `sharelm.evaluation.scoring.RULES`
+Rule = Literal[
+    "rolling", "likelihood", "generation", "harness"
+]  # how an item becomes a row: `sharelm.evaluation.scoring.RULES`
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,13 @@ class Item:
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 0
     rule: Rule = "likelihood"
+    asked: Asked | None = None  # of a task of lm-evaluation-harness
 
     @property
     def bytes(self) -> int:
         """UTF-8 bytes a model reads for this item, all answers together."""
+        if self.asked is not None:
+            return sum(len(text.encode()) for text in self.asked.texts)
         times = max(1, len(self.answers))
         return times * len(self.context.encode()) + sum(len(answer.encode()) for answer in self.answers)
 
@@ -161,10 +169,18 @@ def _answers(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
         )
 
 
+def _harness(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
+    """One item a document of a task of lm-evaluation-harness."""
+    from sharelm.evaluation.harness import harness_items  # it loads the harness
+
+    return harness_items(task, base)
+
+
 Builder = Callable[[Task, Corpus, Path], Iterator[Item]]
 BUILDERS: dict[str, Builder] = {
     "bits_per_byte": _documents,
     "cloze": _last_words,
     "multiple_choice": _choices,
     "generation": _answers,
+    "harness": _harness,
 }

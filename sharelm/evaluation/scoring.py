@@ -12,6 +12,7 @@ from sharelm.evaluation.scorer import Scorer
 from sharelm.tables import TABLES
 
 COLUMNS = ["domain", "document", "item", "nll_nats", "tokens", "bytes", "correct"]
+COLUMNS += ["document_sha256", "prompt_sha256", "metrics_json"]  # of tasks of lm-evaluation-harness
 
 
 def score(scorer: Scorer, items: list[Item]) -> pa.Table:
@@ -71,8 +72,16 @@ def _row(item: Item, nll: float | None, tokens: int, size: int, right: bool | No
     }
 
 
+def _harness(scorer: Scorer, items: list[Item]) -> list[dict[str, Any]]:
+    """What lm-evaluation-harness makes of the answers."""
+    from sharelm.evaluation.harness import harness_rows  # it loads the harness
+
+    return harness_rows(scorer, items)
+
+
 RULES: dict[Rule, Callable[[Scorer, list[Item]], list[dict[str, Any]]]] = {
     "rolling": _rolling,
     "likelihood": _likelihood,
     "generation": _generation,
+    "harness": _harness,
 }

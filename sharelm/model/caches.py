@@ -75,6 +75,12 @@ class Caches:
         """Forget, in each row, everything after its first `lengths` tokens."""
         self.lengths = list(lengths)
 
+    def select(self, rows: list[int]) -> None:
+        """Hold these rows in place of all; one that is named several times is copied."""
+        chosen = torch.tensor(rows, device=self.device)
+        self.keys, self.values = self.keys[:, chosen], self.values[:, chosen]
+        self.lengths = [self.lengths[row] for row in rows]
+
     def at(self, depth: int) -> ExtendCache:
         """The function by which one depth stores its new keys and values and gets all of them."""
         return partial(self._extend, self.slots[depth])

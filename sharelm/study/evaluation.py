@@ -10,6 +10,8 @@ from sharelm.errors import nearest
 from sharelm.study.node import Name, Node, OneOf, Positive, Tokens, Unit, unique
 from sharelm.tasks import TASK_KINDS, TaskKind
 
+OF_EVERY_KIND = ("name", "kind", "max_items", "shards")  # settings of a task
+
 
 class Task(Node):
     """`[[evaluation.task]]`: one way of scoring a trial, on held-out text or on a file of items."""
@@ -17,12 +19,35 @@ class Task(Node):
     name: Name = Field(description="The name of the task in all tables and in the report.")
     kind: Annotated[str, OneOf(tuple(TASK_KINDS))] = Field(
         description="Loss on held-out documents (exactly one task is of the kind `bits_per_byte`); the last word of "
-        "held-out passages; questions with choices from a file; or questions from a file whose answers are generated."
+        "held-out passages; questions with choices from a file; questions from a file whose answers are generated; or "
+        "a task of lm-evaluation-harness."
     )
     file: str | None = Field(
         default=None,
         description="For `multiple_choice` and `generation`, and required there: a JSONL file, one item a line (query, "
-        "choices and gold; or query and answer), relative to the study file.",
+        "choices and gold; or query and answer), relative to the study file. For `harness`: the YAML file of a task of "
+        "one's own.",
+    )
+    task: str | None = Field(
+        default=None, description="For `harness`, in place of `file`: the name of a task or group that it brings."
+    )
+    data_files: dict[str, str] | None = Field(
+        default=None,
+        description="For `harness`: a JSONL file for each split (train, validation, test), relative to the study file, "
+        "read in place of the dataset that the task names.",
+    )
+    metric: str | None = Field(
+        default=None,
+        description="For `harness`: the task's metric that is compared, `name` or `name,filter`. Not set: its first "
+        "that is a mean over items.",
+    )
+    num_fewshot: Annotated[int, Field(ge=0), Unit("examples")] | None = Field(
+        default=None, description="For `harness`: solved examples before each question. Not set: as the task says."
+    )
+    unsafe_code: bool | None = Field(
+        default=None,
+        description="For `harness`: true lets the metric of this task run code that a model wrote, on the cluster's "
+        "nodes. Not set: such a task is refused.",
     )
     max_items: Annotated[int, Field(gt=0), Unit("items")] | None = Field(
         default=None, description="Score at most this many items. Not set: all."
@@ -48,22 +73,22 @@ class Task(Node):
         return kind
 
     @model_validator(mode="after")
-    def _file_fits(self) -> Task:
-        reads_file = self.traits.reads == "file"
-        if reads_file and self.file is None:
-            raise ValueError(f"task {self.name!r} is {self.kind} and names no file")
-        if not reads_file and self.file is not None:
-            raise ValueError(f"task {self.name!r} is {self.kind}, which reads held-out documents, but names a file")
+    def _settings_fit(self) -> Task:
+        traits = self.traits
+        for names in traits.needs:
+            given = [name for name in names if getattr(self, name) is not None]
+            if len(given) != 1:
+                said = f" gives {' and '.join(given)} but" if given else ""
+                raise ValueError(f"task {self.name!r} is {self.kind}, which{said} needs {_one_of(names)}")
+        takes = {*OF_EVERY_KIND, *traits.takes, *(name for names in traits.needs for name in names)}
+        for name in type(self).model_fields:
+            if name not in takes and getattr(self, name) is not None:
+                raise ValueError(f"task {self.name!r} is {self.kind}, which takes no {name}")
         return self
 
-    @model_validator(mode="after")
-    def _answers_fit(self) -> Task:
-        if self.traits.generates and self.max_new_tokens is None:
-            raise ValueError(f"task {self.name!r} is {self.kind} and says no max_new_tokens")
-        for field in ("max_new_tokens", "stop"):
-            if not self.traits.generates and getattr(self, field) is not None:
-                raise ValueError(f"task {self.name!r} is {self.kind}, which generates nothing, but says {field}")
-        return self
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"exactly one of {', '.join(names)}"
 
 
 class Evaluation(Node):

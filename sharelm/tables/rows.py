@@ -107,6 +107,9 @@ class ScoreRow(Row):
     tokens: int
     bytes: int
     correct: float | None
+    document_sha256: str | None = None
+    prompt_sha256: str | None = None
+    metrics_json: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

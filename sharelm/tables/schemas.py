@@ -101,16 +101,21 @@ TABLES: dict[str, pa.Schema] = {
         [
             *_TRIAL,
             _field("task", pa.string(), "name of the evaluation task"),
-            _field("kind", pa.string(), "bits_per_byte, cloze, multiple_choice or generation"),
+            _field("kind", pa.string(), "bits_per_byte, cloze, multiple_choice, generation or harness"),
             _field("domain", pa.string(), "domain of the document, or the task's name for a file of items"),
             _field("document", pa.string(), "document or item the row belongs to: what pairs two arms"),
             _field("item", pa.int64(), "number of the item in its document"),
             _field(
-                "nll_nats", pa.float64(), "summed negative log likelihood of the scored tokens; null for generation"
+                "nll_nats",
+                pa.float64(),
+                "summed negative log likelihood of the scored tokens; null where text is generated",
             ),
             _field("tokens", pa.int64(), "scored (or generated) tokens"),
             _field("bytes", pa.int64(), "UTF-8 bytes of the scored (or generated) text"),
-            _field("correct", pa.float64(), "1 or 0; null for bits_per_byte"),
+            _field("correct", pa.float64(), "1 or 0, or the compared metric of a harness task; null for bits_per_byte"),
+            _field("document_sha256", pa.string(), "lm-eval's hash of the document; null for other kinds than harness"),
+            _field("prompt_sha256", pa.string(), "lm-eval's hash of the prompt; null for other kinds than harness"),
+            _field("metrics_json", pa.string(), "every metric of a harness task, by name and filter; null for others"),
         ]
     ),
     "costs": pa.schema(

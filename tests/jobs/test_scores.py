@@ -27,7 +27,19 @@ TASKS: list[dict[str, Any]] = [
     {"name": "last", "kind": "cloze", "max_items": 5},
     {"name": "quiz", "kind": "multiple_choice", "file": "questions.jsonl", "shards": 3},
     {"name": "open", "kind": "generation", "file": "open.jsonl", "max_new_tokens": 5, "stop": ["."], "shards": 2},
+    {"name": "own", "kind": "harness", "file": "own.yaml", "num_fewshot": 1, "shards": 2},
 ]
+OWN = """
+task: own
+dataset_path: json
+dataset_kwargs: {data_files: {test: questions.jsonl}}
+test_split: test
+fewshot_split: test
+output_type: multiple_choice
+doc_to_text: "{{query}}"
+doc_to_choice: choices
+doc_to_target: gold
+"""
 
 
 def test_every_kind_of_task_is_scored_in_shards_and_compared(tmp_path: Path) -> None:
@@ -37,6 +49,7 @@ def test_every_kind_of_task_is_scored_in_shards_and_compared(tmp_path: Path) -> 
     texts = [json.dumps({"text": "\n".join(lines[at : at + 20])}) for at in range(0, len(lines), 20)]
     (tmp_path / "long.jsonl").write_text("\n".join(texts), encoding="utf-8")
     (tmp_path / "open.jsonl").write_text("\n".join(map(json.dumps, OPEN)), encoding="utf-8")
+    (tmp_path / "own.yaml").write_text(OWN, encoding="utf-8")
     request = read_request(path, str(tmp_path / "store"))
     study, store = request.study, request.store
     data, items = prepare_data(request, SimpleNamespace(stage=lambda text: None))  # type: ignore[arg-type]

@@ -111,7 +111,7 @@ def _scores(study: Study, trial: Trial, rng: random.Random) -> list[dict[str, An
     rows = []
     for task in study.evaluation.task:
         for number in range(DOCUMENTS):
-            domain = task.name if task.traits.reads == "file" else DOMAINS[number % len(DOMAINS)]
+            domain = DOMAINS[number % len(DOMAINS)] if task.traits.reads == "documents" else task.name
             scored = task.traits.judged
             rows.append(
                 {

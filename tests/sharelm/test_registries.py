@@ -97,9 +97,9 @@ def test_a_kind_gives_metrics_of_the_registry_and_knows_its_chance():
 
 
 def test_a_task_of_every_kind_goes_from_scores_to_the_report():
-    needs = {"documents": {}, "file": {"file": "questions.jsonl"}}
+    given = {"file": "questions.jsonl", "max_new_tokens": 4}
     tasks = [
-        {"name": f"task-{name}", "kind": name, **needs[kind.reads], **({"max_new_tokens": 4} if kind.generates else {})}
+        {"name": f"task-{name}", "kind": name, **{setting: given[setting] for setting, *_ in kind.needs}}
         for name, kind in TASK_KINDS.items()
     ]
     study = study_of(evaluation={"task": tasks})

@@ -35,10 +35,17 @@ def logits(model, tokens):
     return reference_logits(weights, SHAPE, model.sharing, torch.tensor([tokens]))[0]
 
 
+def tokens_of(context, continuation):
+    """The tokens of both, cut where the context's own end; its last blanks are the continuation's."""
+    before = encode(context.rstrip())
+    whole = encode(context + continuation)
+    return before, whole[len(before) :]
+
+
 def plainly(model, context, continuation):
     """(log probability, whether greedy) of a continuation that fits behind as much of its context as fits."""
-    answer = encode(continuation)
-    text = [END, *encode(context), *answer][-SHAPE.context - 1 :]
+    before, answer = tokens_of(context, continuation)
+    text = [END, *before, *answer][-SHAPE.context - 1 :]
     if not answer:
         return 0.0, True
     said = logits(model, text[:-1])[-len(answer) :]
@@ -49,7 +56,7 @@ def plainly(model, context, continuation):
 @settings(max_examples=20, deadline=None)
 @given(
     st.sampled_from(SCHEMES),
-    st.lists(st.tuples(TEXTS, TEXTS.filter(lambda text: len(encode(text)) <= SHAPE.context)), max_size=6),
+    st.lists(st.tuples(TEXTS, TEXTS).filter(lambda pair: len(tokens_of(*pair)[1]) <= SHAPE.context), max_size=6),
     st.sampled_from([1, 70, 10_000]),
 )
 def test_log_likelihoods_are_those_of_whole_sequences(scheme, requests, tokens_per_batch):
@@ -168,3 +175,20 @@ def test_a_special_token_spelt_out_is_text():
     assert json.loads(TOKENIZER.to_str())["added_tokens"][0]["content"] == "<|endoftext|>"
     scorer = DecoderScorer(decoder(SHARINGS["cycle"], SHAPE), TOKENIZER, 100)
     assert scorer.count_tokens(["<|endoftext|>"])[0] > 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from([*SCHEMES, "kv_last"]),
+    st.lists(TEXTS, min_size=1, max_size=3),
+    st.lists(TEXTS.filter(str.strip), min_size=2, max_size=4),
+    st.sampled_from([1, 70, 10_000]),
+)
+def test_answers_to_one_context_are_scored_as_if_each_were_alone(scheme, contexts, answers, tokens_per_batch):
+    sharing = replace(SHARINGS["cycle"], kv="last") if scheme == "kv_last" else SHARINGS[scheme]
+    model = decoder(sharing, SHAPE)
+    requests = [(context, answer) for context in contexts for answer in answers]
+    together = DecoderScorer(model, TOKENIZER, tokens_per_batch).loglikelihood(requests)
+    alone = [DecoderScorer(model, TOKENIZER, 10_000).loglikelihood([request])[0] for request in requests]
+    assert [value for value, _ in together] == pytest.approx([value for value, _ in alone], rel=1e-4, abs=1e-4)
+    assert [greedy for _, greedy in together] == [greedy for _, greedy in alone]
