@@ -6,6 +6,7 @@ It forwards requests as they are, signature included. Tests and `benchmarks.chao
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import Counter
 from types import TracebackType
@@ -54,6 +55,7 @@ class Flaky:
         self._session = aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(60))
         app = web.Application(client_max_size=_LARGEST)
         app.router.add_route("*", "/{path:.*}", self._answer)
+        logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # a cut connection is no error here
         self._runner = web.AppRunner(app, shutdown_timeout=1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
