@@ -1,18 +1,15 @@
-"""Standard errors over documents and over seeds, the interval they make, and where it lies to a margin.
+"""Standard errors over documents and over seeds, and the interval they make.
 
 `docs/statistics.md` says why these and not others.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
-Outcome = Literal["better", "not_worse", "worse", "not_shown"]
 
 RESAMPLES = 2000
 MOST_SEEDS = 50  # beyond which nobody would train
@@ -56,6 +53,20 @@ def document_covariance(
     documents = len(numerators)
     found = np.atleast_2d(np.cov(_resampled(numerators, sizes, rng, resamples), rowvar=False))
     return np.asarray(found * documents / (documents - 1), np.float64)
+
+
+def unpaired_standard_error(variant: Floats, twin: Floats, sizes: Floats) -> float:
+    """The standard error of the difference, had the two arms been scored on different documents; two or more of these.
+
+    `variant` and `twin` are each document's sum, `sizes` its weight. It is the root of the sum of both arms' squared
+    standard errors, each linearised (delta method): what lm-evaluation-harness's two `stderr` make of the difference.
+    """
+    documents = len(sizes)
+    squares = 0.0
+    for numerators in (variant, twin):
+        left = numerators - sizes * (numerators.sum() / sizes.sum())
+        squares += float((left**2).sum()) * documents / (documents - 1) / float(sizes.sum()) ** 2
+    return float(np.sqrt(squares))
 
 
 def seed_standard_error(variant: Floats, twin: Floats, arms: Floats) -> tuple[float | None, int | None]:
@@ -125,19 +136,3 @@ def settling_seeds(
         if -low < abs(distance):
             return count
     return None
-
-
-def outcome(ends: tuple[float, float] | None, margin: float, lower_is_better: bool) -> Outcome:
-    """Where the interval of variant less twin lies to zero and the margin (Piaggio et al., JAMA 308, 2012).
-
-    better: wholly on the good side of zero; not_worse: wholly inside the margin; worse: wholly beyond it;
-    not_shown: anything else, no interval included.
-    """
-    if ends is None:
-        return "not_shown"
-    low, high = ends if lower_is_better else (-ends[1], -ends[0])
-    if high < 0:
-        return "better"
-    if high < margin:
-        return "not_worse"
-    return "worse" if low > margin else "not_shown"

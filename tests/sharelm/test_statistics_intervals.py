@@ -9,9 +9,9 @@ from sharelm.statistics.intervals import (
     MOST_SEEDS,
     document_standard_errors,
     interval,
-    outcome,
     seed_standard_error,
     settling_seeds,
+    unpaired_standard_error,
 )
 
 
@@ -116,6 +116,24 @@ def test_one_document_has_no_error():
     assert np.isnan(document_standard_errors(np.ones((1, 1)), np.ones((1, 1)), np.random.default_rng(0))).all()
 
 
+def test_the_unpaired_error_is_that_of_two_samples():
+    """Of documents of one size: lm-evaluation-harness's `stderr` of each arm (its sample's), added in squares."""
+    rng = np.random.default_rng(6)
+    ours, theirs = rng.standard_normal((2, 300))
+    found = unpaired_standard_error(7 * ours, 7 * theirs, np.full(300, 7.0))
+    assert found == pytest.approx(np.hypot(stats.sem(ours), stats.sem(theirs)))
+
+
+def test_the_unpaired_error_is_the_bootstraps_of_each_arm():
+    rng = np.random.default_rng(8)
+    sizes = rng.lognormal(3, 0.7, 500)
+    arms = sizes * (rng.standard_normal(500) + 0.1 * rng.standard_normal((2, 500)))
+    each = document_standard_errors(arms.T, np.repeat(sizes[:, None], 2, 1), rng)
+    assert unpaired_standard_error(*arms, sizes) == pytest.approx(np.hypot(*each), rel=0.06)
+    (paired,) = document_standard_errors((arms[0] - arms[1])[:, None], sizes[:, None], rng)
+    assert paired * 5 < unpaired_standard_error(*arms, sizes)  # what both arms share falls out of their difference
+
+
 def test_seed_error_of_a_pair_is_the_spread_of_its_differences():
     variant, twin = np.array([1.0, 3.0, 8.0]), np.array([0.5, 0.0, 2.0])
     error, freedom = seed_standard_error(variant, twin, np.stack([variant, twin]))
@@ -153,36 +171,6 @@ def test_both_sources_add_their_squared_half_widths():
     documents, seeds = (stats.t.ppf(0.975, df) * error for df, error in ((39, 0.02), (1, 0.01)))
     low, high = interval(0.0, 0.02, 40, 0.01, 1, 0.95)
     assert high == -low == pytest.approx(np.hypot(documents, seeds))
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (-0.2, -0.1, "better"),
-        (-0.2, 0.0, "not_worse"),
-        (0.0, 0.0, "not_worse"),
-        (0.01, 0.04, "not_worse"),
-        (-0.01, 0.05, "not_shown"),
-        (0.01, 0.06, "not_shown"),
-        (-0.2, 0.2, "not_shown"),
-        (0.05, 0.07, "not_shown"),
-        (0.051, 0.07, "worse"),
-    ],
-)
-def test_outcome_by_where_the_interval_lies(low, high, expected):
-    assert outcome((low, high), 0.05, lower_is_better=True) == expected
-    assert outcome((-high, -low), 0.05, lower_is_better=False) == expected
-
-
-def test_no_interval_shows_nothing():
-    assert outcome(None, 0.05, lower_is_better=True) == "not_shown"
-
-
-@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0.01, 0.5), st.floats(0.01, 0.5))
-def test_a_wider_margin_never_turns_a_verdict_to_the_worse(low, width, margin, more):
-    order = ["worse", "not_shown", "not_worse", "better"]
-    narrow, wide = (outcome((low, low + width), m, lower_is_better=True) for m in (margin, margin + more))
-    assert order.index(wide) >= order.index(narrow)
 
 
 @settings(deadline=None, max_examples=50)
