@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from sharelm.digest import digest, package_digest
 from sharelm.report import build
-from sharelm.statistics import compare, worth
+from sharelm.statistics.compare import compare
+from sharelm.statistics.worth import worth
 from sharelm.store import Manifest, Store
 from sharelm.study import Plan, plan_from_tree
 from sharelm.study.proxies import tuning_rows

@@ -27,14 +27,19 @@ class Estimate:
 
     difference: float
     documents_error: float
-    documents: int
+    documents_freedom: float
     seeds_error: float | None
     seeds_freedom: int | None
 
     def ends(self, confidence: float) -> tuple[float, float]:
         """The ends of its two-sided interval."""
         return interval(
-            self.difference, self.documents_error, self.documents, self.seeds_error, self.seeds_freedom, confidence
+            self.difference,
+            self.documents_error,
+            self.documents_freedom,
+            self.seeds_error,
+            self.seeds_freedom,
+            confidence,
         )
 
     def tail(self, distance: float) -> float:
@@ -45,7 +50,7 @@ class Estimate:
         """
         if distance <= 0:
             return 0.5 if distance == 0 else 1 - self.tail(-distance)
-        sources = [(self.documents - 1, self.documents_error)]
+        sources = [(self.documents_freedom, self.documents_error)]
         if self.seeds_error is not None:
             sources.append((self.seeds_freedom or 0, self.seeds_error))
 

@@ -11,7 +11,14 @@ import pyarrow.compute as pc
 
 from sharelm.metrics import METRICS, MetricKind
 from sharelm.statistics.claims import Claim, Estimate, claims
-from sharelm.statistics.intervals import Floats, document_standard_errors, seed_standard_error, unpaired_standard_error
+from sharelm.statistics.intervals import (
+    Floats,
+    document_standard_errors,
+    documents_alone,
+    documents_freedom,
+    seed_standard_error,
+    unpaired_standard_error,
+)
 from sharelm.statistics.mcnemar import Discordant, discordant
 from sharelm.statistics.panel import Metric, Panel, build_panel
 from sharelm.study import Comparison, Plan, Study
@@ -34,8 +41,10 @@ class Paired:
     standard_error_seeds: float | None = None
     standard_error_seeds_alone: float | None = None
     standard_error_documents: float | None = None
+    standard_error_paired: float | None = None
     standard_error_unpaired: float | None = None
     degrees_of_freedom: int | None = None
+    degrees_of_freedom_documents: float | None = None
     estimate: Estimate | None = None
     ends: tuple[float, float] | None = None
 
@@ -51,20 +60,26 @@ def paired(
     variant, twin = (metric.figures(trials) for trials in rows)
     pool = np.stack([metric.figures(panel.rows(arm, seeds)) for arm in panel.arms_with(seeds)])
     seeds_error, freedom = seed_standard_error(variant, twin, pool)
-    alone, _ = seed_standard_error(variant, twin, np.stack([variant, twin]))
+    seeds_alone, _ = seed_standard_error(variant, twin, np.stack([variant, twin]))
     difference, documents = float((variant - twin).mean()), len(metric.sizes)
-    several = documents > 1
-    estimate = Estimate(difference, error, documents, seeds_error, freedom) if several else None
-    ours, theirs = (metric.numerators[trials].mean(axis=0) for trials in rows)
+    sums, theirs = (metric.numerators[trials] for trials in rows)
+    estimate, unpaired = None, None
+    if documents > 1:
+        alone = documents_alone(error, sums - theirs, metric.sizes)
+        rests_on = documents_freedom((sums - theirs).mean(axis=0), metric.sizes)
+        estimate = Estimate(difference, alone, rests_on, seeds_error, freedom)
+        unpaired = unpaired_standard_error(sums.mean(axis=0), theirs.mean(axis=0), metric.sizes)
     return Paired(
         variant_value=float(variant.mean()),
         twin_value=float(twin.mean()),
         difference=difference,
         standard_error_seeds=seeds_error,
-        standard_error_seeds_alone=alone,
-        standard_error_documents=error if several else None,
-        standard_error_unpaired=unpaired_standard_error(ours, theirs, metric.sizes) if several else None,
+        standard_error_seeds_alone=seeds_alone,
+        standard_error_documents=estimate.documents_error if estimate else None,
+        standard_error_paired=error if estimate else None,
+        standard_error_unpaired=unpaired,
         degrees_of_freedom=freedom,
+        degrees_of_freedom_documents=estimate.documents_freedom if estimate else None,
         estimate=estimate,
         ends=estimate.ends(confidence) if estimate else None,
     )
@@ -139,8 +154,10 @@ def _compare_panel(
             standard_error_seeds=one.standard_error_seeds,
             standard_error_seeds_alone=one.standard_error_seeds_alone,
             standard_error_documents=one.standard_error_documents,
+            standard_error_paired=one.standard_error_paired,
             standard_error_unpaired=one.standard_error_unpaired,
             degrees_of_freedom=one.degrees_of_freedom,
+            degrees_of_freedom_documents=one.degrees_of_freedom_documents,
             seeds=len(seeds),
             documents=len(metric.sizes) if seeds else 0,
             margin=getattr(study.kpi.accuracy, kind.margin or "") if claim else None,

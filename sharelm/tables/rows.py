@@ -177,8 +177,10 @@ class ComparisonRow(Row):
     standard_error_seeds: float | None
     standard_error_seeds_alone: float | None
     standard_error_documents: float | None
+    standard_error_paired: float | None
     standard_error_unpaired: float | None
     degrees_of_freedom: float | None
+    degrees_of_freedom_documents: float | None
     seeds: int
     documents: int
     margin: float | None

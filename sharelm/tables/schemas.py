@@ -204,14 +204,29 @@ TABLES: dict[str, pa.Schema] = {
                 pa.float64(),
                 "from the seeds of this pair alone; null with one seed, and before schema 6",
             ),
-            _field("standard_error_documents", pa.float64(), "from documents, paired; null with fewer than two"),
+            _field(
+                "standard_error_documents",
+                pa.float64(),
+                "from documents; since schema 6 without what one document does in one seed, which is in "
+                "standard_error_seeds; null with fewer than two",
+            ),
+            _field(
+                "standard_error_paired",
+                pa.float64(),
+                "from documents as they were scored in these seeds; null with fewer than two, and before schema 6",
+            ),
             _field(
                 "standard_error_unpaired",
                 pa.float64(),
-                "from documents, had both arms been scored on different ones; null with fewer than two, and before "
-                "schema 6",
+                "the same, had the arms been scored on different documents; null likewise",
             ),
             _field("degrees_of_freedom", pa.float64(), "of standard_error_seeds; null with one seed"),
+            _field(
+                "degrees_of_freedom_documents",
+                pa.float64(),
+                "of standard_error_documents, by how many documents it effectively rests on; null with fewer than two, "
+                "and before schema 6",
+            ),
             _field("seeds", pa.int64(), "seeds in common"),
             _field("documents", pa.int64(), "documents (clusters) in common"),
             _field("margin", pa.float64(), "the study's margin, in the metric's unit; null where none is set"),

@@ -80,11 +80,12 @@ class Evidence:
         assert row.margin is not None  # the loss has one, and an interval over two seeds or more has all of these
         assert row.difference is not None
         assert row.standard_error_documents is not None
+        assert row.degrees_of_freedom_documents is not None
         assert row.standard_error_seeds is not None
         return settling_seeds(
             row.margin - row.difference,
             row.standard_error_documents,
-            row.documents,
+            row.degrees_of_freedom_documents,
             row.standard_error_seeds,
             row.seeds,
             len(self.arms),
@@ -130,11 +131,12 @@ def _shown_alone(row: ComparisonRow) -> bool:
     """
     assert row.difference is not None  # there are several seeds and documents
     assert row.standard_error_documents is not None
+    assert row.degrees_of_freedom_documents is not None
     assert row.margin is not None
     low, high = interval(
         row.difference,
         row.standard_error_documents,
-        row.documents,
+        row.degrees_of_freedom_documents,
         row.standard_error_seeds_alone,
         row.seeds - 1,
         row.confidence,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.evidence import GateNotMet, check_gate
 from sharelm.report import build
-from sharelm.statistics import worth
+from sharelm.statistics.worth import worth
 from sharelm.study import expand
 from sharelm.study.load import study_from_tree
 from sharelm.tables import TABLES
