@@ -15,7 +15,7 @@ from sharelm.study.load import name_of
 from sharelm.study.thresholds import STAGES
 from sharelm.tables import TABLES
 from sharelm.tables.messages import message
-from sharelm.tables.rows import Finding, rows_of
+from sharelm.tables.rows import ComparisonRow, Finding, rows_of
 from sharelm.words import say, spoken
 
 REPORTS = "reports"  # each step holds report.html, report.md and report.json
@@ -107,6 +107,14 @@ def newest_report(store: Store, name: str) -> Manifest:
     if not reports:
         raise ShareLMError(f"study {name!r} in {store.uri} is not finished: it has no report yet; run it again")
     return max(reports, key=lambda report: report.committed_at)
+
+
+def newest_comparisons(uri: str, name: str, required: bool) -> list[ComparisonRow]:
+    """The comparisons of a study's newest report; none where it has no report and is not required to have one."""
+    store = open_store(uri)
+    if not required and not store.manifests(REPORTS, name):
+        return []
+    return rows_of(ComparisonRow, store.read("comparisons", name, steps=[newest_report(store, name).step]))
 
 
 def export_report(uri: str, argument: str, out: Path) -> list[Path]:

@@ -60,6 +60,8 @@ def power(spread: Spread, design: Design, distance: float) -> float:
     one seed, is the non-central t distribution's. The pair's own variance over seeds is taken where it is larger than
     the pooled one, as the interval does.
     """
+    if design.seeds == 1 and spread.documents == 0:
+        return float(distance > 0)
     documents_error = spread.documents / math.sqrt(design.documents)
     rests_on = max(1.0, min(design.documents - 1, spread.rests_on * design.documents))
     if rests_on > _KNOWN:

@@ -58,7 +58,10 @@ FREE = {
     "evaluation.tokens_per_batch": 512,
     "evaluation.task.0.shards": 3,
     "cost.assumed_tflops": 9.5,
+    "power.wanted": 0.9,
+    "power.true_difference_nats": 0.001,
 }
+PRIOR = {"power.seed_spread_nats": 0.01, "power.document_spread_nats": 0.1, "power.documents": 400}  # free together
 CHANGES = {
     "training.tokens": (409_600, ["training.tokens = 204800, now 409600"]),
     "training.weight_decay": (0.2, ["training.weight_decay = 0.1, now 0.2"]),
@@ -116,6 +119,16 @@ def test_how_the_work_is_cut_up_may_change(path, value):
     assert changes(QUICKSTART.tree(), new) == []
 
 
+def test_what_only_the_plan_reckons_with_may_change():
+    def edit(tree):
+        for path, value in PRIOR.items():
+            put(path, value)(tree)
+
+    new = edited(edit)
+    assert new != QUICKSTART.tree()
+    assert changes(QUICKSTART.tree(), new) == []
+
+
 @pytest.mark.parametrize(("path", "value", "expected"), [(path, *both) for path, both in CHANGES.items()])
 def test_anything_else_is_a_change_and_named(path, value, expected):
     assert changes(QUICKSTART.tree(), edited(put(path, value))) == expected
@@ -148,7 +161,7 @@ def test_every_setting_is_either_free_or_a_change():
             continue
         new = copy.deepcopy(tree)
         put(path, "something else")(new)
-        assert bool(changes(tree, new)) != (path in FREE), path
+        assert bool(changes(tree, new)) != (path in {**FREE, **PRIOR}), path
 
 
 def test_revisions_are_recorded_as_a_study_grows(store_uri):
