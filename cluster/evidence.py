@@ -136,7 +136,8 @@ def stored_verdict(uri: str, argument: str) -> dict[str, Any]:
     """The newest verdict: `headline` lines, and the rows of `verdicts` and `comparisons` it rests on.
 
     A row of `verdicts` has its figures unpacked and its `sentence` beside its code. `failed` names the steps that
-    failed for good, without which the verdict was drawn.
+    failed for good, without which the verdict was drawn. `rule` has the digests of the rule that was recorded before
+    the first step and of the one that was used; another one makes the verdict exploratory. None for older reports.
 
     `differs` is True where the argument is a study file that is not the one last recorded under its name.
     """
@@ -152,6 +153,7 @@ def stored_verdict(uri: str, argument: str) -> dict[str, Any]:
         "committed_at": report.committed_at,
         "differs": argument != name and recorded != load_study(argument),
         "headline": list(report.facts["headline"]),
+        "rule": report.facts.get("rule"),
         "failed": [each["step"] for each in report.facts.get("missing", [])],
         "verdicts": [spoken(row) | where for row in rows_of(Finding, verdicts)],
         "comparisons": comparisons.to_pylist(),

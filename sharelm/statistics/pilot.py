@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sharelm.metrics import METRICS
+from sharelm.metrics import DECIDING
 from sharelm.statistics.compare import ALL
 from sharelm.statistics.power import Spread
 from sharelm.tables.rows import ComparisonRow
@@ -28,7 +28,7 @@ def pilot_of(rows: Sequence[ComparisonRow]) -> Pilot | None:
     """
     spreads, seeds, documents = [], [], 0
     for row in rows:
-        if not METRICS[row.metric].decides or row.domain != ALL:
+        if (row.metric, row.domain) != (DECIDING.name, ALL):
             continue
         if row.standard_error_seeds is None or row.standard_error_documents is None:
             continue
