@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import time
 from collections import Counter
@@ -302,8 +303,9 @@ def main() -> None:
         for cell in cells
     ]
     totals: dict[Cell, Counter[str]] = {cell: Counter() for cell in cells}
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the workers, which are as many as there are cores
-    with ProcessPoolExecutor(options.workers) as pool:
+    # Workers are as many as there are cores; started anew, each reads this before it loads its linear algebra.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
         for cell, counts in pool.map(_chunk, tasks):
             totals[cell].update(counts)
     rows = [summary(cell, counts) for cell, counts in totals.items()]
