@@ -41,6 +41,7 @@ def estimates(draw):
 families = st.lists(estimates(), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(estimates(), st.floats(1e-3, 0.5))
 def test_a_p_value_is_the_level_whose_interval_just_reaches(one, distance):
     p = one.tail(distance)
@@ -51,12 +52,14 @@ def test_a_p_value_is_the_level_whose_interval_just_reaches(one, distance):
     assert one.tail(0.0) == 0.5
 
 
+@settings(deadline=None)
 @given(st.floats(-5, 5), st.integers(2, 100))
 def test_with_one_source_it_is_students_test(distance, documents):
     one = Estimate(0.0, 1.0, documents - 1, None, None)
     assert one.tail(distance) == pytest.approx(max(LEAST, stats.t.sf(distance, documents - 1)), rel=1e-6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=7), st.sampled_from([0.01, 0.025, 0.2]))
 def test_holm_is_the_closed_test_of_bonferroni(p, level):
     """A hypothesis is rejected where every intersection that holds it is (Marcus, Peritz, Gabriel, 1976)."""
@@ -68,6 +71,7 @@ def test_holm_is_the_closed_test_of_bonferroni(p, level):
     assert found.claimed == [value < level for value in found.p]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=12, unique=True))
 def test_a_claim_is_a_p_value_below_the_level_of_its_own_test(p):
     found = holm(p, 0.025)
@@ -103,6 +107,7 @@ def test_a_wider_margin_never_turns_a_claim_to_the_worse(one, margin, more):
     assert order.index(wide) >= order.index(narrow)
 
 
+@settings(deadline=None)
 @given(st.floats(-0.2, 0.2), st.floats(0.005, 0.05))
 def test_equivalence_is_two_one_sided_tests(mean, spread):
     sample = mean + spread * stats.norm.ppf((np.arange(20) + 0.5) / 20)
@@ -141,6 +146,7 @@ def test_a_wrong_claim_of_one_kind_in_a_family_is_rare(truth, wrong):
     assert 0.005 < hits / repeats < 0.025 + 3 * (0.025 / repeats) ** 0.5
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_mcnemar_is_a_fair_coin(ours, theirs):
     n = ours + theirs

@@ -176,6 +176,7 @@ def test_documents_count_by_what_they_add_to_the_error():
     assert documents_freedom(normal, np.ones(30_000)) == pytest.approx(30_000, rel=0.05)
 
 
+@settings(deadline=None)
 @given(st.floats(1e-160, 1e100), st.floats(1e-3, 1e3))
 def test_the_freedom_of_documents_knows_no_unit(scale, size):
     numerators, sizes = np.random.default_rng(1).standard_normal((2, 40)) ** 2

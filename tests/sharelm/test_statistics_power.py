@@ -13,6 +13,7 @@ from sharelm.statistics.power import Design, Spread, detectable, documents_neede
 NO_DOCUMENTS = 1e-9
 
 
+@settings(deadline=None)
 @given(st.integers(2, 12), st.floats(0.0, 4.0), st.sampled_from([0.025, 0.025 / 4]))
 def test_two_arms_have_the_power_of_a_paired_t_test(seeds, distance, level):
     found = power(Spread(1.0, NO_DOCUMENTS), Design(2, seeds, 1000, level), distance)
@@ -21,6 +22,7 @@ def test_two_arms_have_the_power_of_a_paired_t_test(seeds, distance, level):
     assert found == pytest.approx(exact, abs=2e-3)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 2000), st.floats(0.1, 4.0))
 def test_one_seed_has_the_power_of_the_documents_alone(documents, distance):
     error = documents**-0.5
