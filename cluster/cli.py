@@ -43,16 +43,24 @@ def plan(
     study: StudyFile,
     store: OptionalStore = None,
     profile: Profile = None,
+    pilot: Annotated[
+        str | None,
+        typer.Option(
+            "--pilot", metavar="NAME", help="Reckon power with this study of the store, not with STUDY's own."
+        ),
+    ] = None,
     draw: Annotated[bool, typer.Option("--draw", help="Draw which depth of each arm reads which block.")] = False,
     json: Json = False,
 ) -> None:
     """Show what a study would train, store and cost; spends nothing."""
     from cluster.plan import drawings, plan_study, plan_text
+    from cluster.power import power_of, power_text
     from cluster.show import print_json
     from sharelm.study import load_study
 
     asked = load_study(study)
     planned = plan_study(asked)
+    planned["power"] = power_of(asked, store, pilot)
     if store is not None:
         from cluster.evidence import committed_trials
 
@@ -61,6 +69,7 @@ def plan(
         print_json(planned)
         return
     print(plan_text(planned))
+    print(f"\n{power_text(planned['power'], asked.cost.currency)}")
     if draw:
         print(f"\n{drawings(planned)}")
     if store is not None:

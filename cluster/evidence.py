@@ -15,7 +15,7 @@ from sharelm.study.load import name_of
 from sharelm.study.thresholds import STAGES
 from sharelm.tables import TABLES
 from sharelm.tables.messages import message
-from sharelm.tables.rows import Finding, rows_of
+from sharelm.tables.rows import ComparisonRow, Finding, rows_of
 from sharelm.words import say, spoken
 
 REPORTS = "reports"  # each step holds report.html, report.md and report.json
@@ -109,6 +109,14 @@ def newest_report(store: Store, name: str) -> Manifest:
     return max(reports, key=lambda report: report.committed_at)
 
 
+def newest_comparisons(uri: str, name: str, required: bool) -> list[ComparisonRow]:
+    """The comparisons of a study's newest report; none where it has no report and is not required to have one."""
+    store = open_store(uri)
+    if not required and not store.manifests(REPORTS, name):
+        return []
+    return rows_of(ComparisonRow, store.read("comparisons", name, steps=[newest_report(store, name).step]))
+
+
 def export_report(uri: str, argument: str, out: Path) -> list[Path]:
     """Copy the newest report's files into a folder; their paths."""
     store = open_store(uri)
@@ -128,7 +136,8 @@ def stored_verdict(uri: str, argument: str) -> dict[str, Any]:
     """The newest verdict: `headline` lines, and the rows of `verdicts` and `comparisons` it rests on.
 
     A row of `verdicts` has its figures unpacked and its `sentence` beside its code. `failed` names the steps that
-    failed for good, without which the verdict was drawn.
+    failed for good, without which the verdict was drawn. `rule` has the digests of the rule that was recorded before
+    the first step and of the one that was used; another one makes the verdict exploratory. None for older reports.
 
     `differs` is True where the argument is a study file that is not the one last recorded under its name.
     """
@@ -144,6 +153,7 @@ def stored_verdict(uri: str, argument: str) -> dict[str, Any]:
         "committed_at": report.committed_at,
         "differs": argument != name and recorded != load_study(argument),
         "headline": list(report.facts["headline"]),
+        "rule": report.facts.get("rule"),
         "failed": [each["step"] for each in report.facts.get("missing", [])],
         "verdicts": [spoken(row) | where for row in rows_of(Finding, verdicts)],
         "comparisons": comparisons.to_pylist(),

@@ -10,13 +10,17 @@ import pyarrow as pa
 
 from sharelm.digest import digest, package_digest
 from sharelm.report import build
-from sharelm.statistics import compare, worth
+from sharelm.report.caveats import rule_caveats
+from sharelm.statistics.compare import compare
+from sharelm.statistics.worth import worth
+from sharelm.steps import rule_digest
 from sharelm.store import Manifest, Store
+from sharelm.store.studies import recorded_rule
 from sharelm.study import Plan, plan_from_tree
 from sharelm.study.proxies import tuning_rows
 from sharelm.tables import TABLES
 from sharelm.verdict import decide
-from sharelm.words import headline
+from sharelm.words import headline, render
 
 REPORTS, PLANS, PLAN = "reports", "plans", "plan.json"
 CONCLUDED = ("comparisons", "sharing_worth", "verdicts", "tunings")  # tables that this step makes from others' rows
@@ -43,7 +47,8 @@ def conclude(
     """Compare, decide, report and commit, the report last: it makes the study finished.
 
     `steps` names the steps whose rows count, table by table; rows of other settings or of older code that lie in
-    the same tables do not. `facts` are told in the report. What `judge` needs to do this again is committed beside.
+    the same tables do not. `facts` are told in the report, and whether the rule is the one that was recorded before
+    the first step: another one makes the verdict exploratory. What `judge` needs to do this again is committed beside.
     """
     study = plan.study.name
     tables = {table: store.read(table, study, steps=names) for table, names in steps.items()}
@@ -56,6 +61,7 @@ def conclude(
     for table in concluded:
         store.commit_rows(table, study, step, tables[table])
     lines = headline(plan.study, tables["verdicts"])
+    facts = {**facts, "rule": {"recorded": recorded_rule(store, study), "used": rule_digest(plan.study)}}
     report = build(plan, tables, lines, facts)
     files = {
         "report.html": report.html.encode(),
@@ -64,7 +70,7 @@ def conclude(
     }
     current = {table: sorted(names) for table, names in steps.items()} | {table: [step] for table in concluded}
     told = {
-        "headline": [line.text for line in lines],
+        "headline": [line.text for line in lines] + [render(found) for found in rule_caveats(facts)],
         "steps": current,
         "plan": commit_plan(plan, store),
         "code": package_digest("sharelm", "jobs"),

@@ -35,6 +35,7 @@ SCORE = (
     "sharelm.model:load_model",
 )
 COST = ("sharelm.cost.measurement:measure",)
+JUDGE = ("sharelm.statistics.compare:compare", "sharelm.verdict.decide:decide")
 
 
 def _learning(study: Study, arm: Arm, machine: Machine) -> dict[str, Any]:
@@ -85,6 +86,12 @@ def proxy_step(study: Study, proxy: Trial, data: str, machine: Machine) -> str:
     return digest(
         {"step": "proxy", **learning, "seed": proxy.seed, "data": data, "code": code_digest(PROXY, outside=_CACHES)}
     )
+
+
+def rule_digest(study: Study) -> str:
+    """Names the rule by which a study is judged: its thresholds, and the code of its statistics and its verdict."""
+    thresholds = {name: getattr(study, name).model_dump(mode="json") for name in ("kpi", "rollout")}
+    return digest({"rule": thresholds, "code": code_digest(*JUDGE)})
 
 
 def speed_step(study: Study, pair: tuple[Arm, Arm], machine: Machine) -> str:

@@ -32,8 +32,18 @@ def is_accelerator(device: str) -> bool:
     return bool(_ACCELERATOR.search(device))
 
 
+def rule_caveats(facts: Mapping[str, Any]) -> list[Message]:
+    """What is said of an exploratory verdict: judged by another rule than was recorded before the first step."""
+    rule = facts.get("rule")
+    if not rule or rule["recorded"] == rule["used"]:
+        return []
+    if rule["recorded"] is None:
+        return [caveat("rule_unrecorded", used=rule["used"])]
+    return [caveat("exploratory", **rule)]
+
+
 def _runs(study: Study, summary: Summary, facts: Mapping[str, Any]) -> list[Message]:
-    found = []
+    found = rule_caveats(facts)
     seeds = len(study.study.seeds)
     if seeds == 1:
         found.append(caveat("one_seed", seed=study.study.seeds[0]))

@@ -1,18 +1,15 @@
-"""Standard errors over documents and over seeds, the interval they make, and where it lies to a margin.
+"""Standard errors over documents and over seeds, and the interval they make.
 
 `docs/statistics.md` says why these and not others.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
-Outcome = Literal["better", "not_worse", "worse", "not_shown"]
 
 RESAMPLES = 2000
 MOST_SEEDS = 50  # beyond which nobody would train
@@ -58,6 +55,51 @@ def document_covariance(
     return np.asarray(found * documents / (documents - 1), np.float64)
 
 
+def documents_alone(error: float, differences: Floats, sizes: Floats) -> float:
+    """The standard error over documents without what a document does in one seed only, which the seeds' error has too.
+
+    `error` is that of the mean over seeds; `differences` are each seed's sums, (seeds, documents). From its variance
+    the interaction's is taken, as in standard errors clustered in two ways (Cameron, Gelbach and Miller, JBES 29,
+    2011), so that it is counted once. With one seed nothing tells it apart, and it stays.
+    """
+    seeds, documents = differences.shape
+    if seeds < 2:
+        return error
+    left = differences - sizes * (differences.sum(axis=1, keepdims=True) / sizes.sum())
+    left -= left.mean(axis=0)
+    both = float((left**2).sum()) / seeds / (seeds - 1) * documents / (documents - 1) / float(sizes.sum()) ** 2
+    return float(np.sqrt(max(0.0, error**2 - both)))
+
+
+def documents_freedom(numerators: Floats, sizes: Floats) -> float:
+    """Degrees of freedom of the standard error of `numerators.sum() / sizes.sum()` over two documents or more.
+
+    Satterthwaite's (Biometrics Bulletin 2, 1946) for documents of unequal variance: with r a document's share of the
+    linearised error, 3 sum(r^2)^2 / sum(r^4), at most n - 1. A few large documents, or a few that differ, are few draws
+    however many others there are; normal errors of equal size give n.
+    """
+    most = float(len(sizes) - 1)
+    left = np.abs(numerators - sizes * (numerators.sum() / sizes.sum()))
+    if left.max() == 0:
+        return most
+    squares = (left / left.max()) ** 2  # so that no fourth power is lost below the smallest number
+    return min(most, float(3 * squares.sum() ** 2 / (squares**2).sum()))
+
+
+def unpaired_standard_error(variant: Floats, twin: Floats, sizes: Floats) -> float:
+    """The standard error of the difference, had the two arms been scored on different documents; two or more of these.
+
+    `variant` and `twin` are each document's sum, `sizes` its weight. It is the root of the sum of both arms' squared
+    standard errors, each linearised (delta method): what lm-evaluation-harness's two `stderr` make of the difference.
+    """
+    documents = len(sizes)
+    squares = 0.0
+    for numerators in (variant, twin):
+        left = numerators - sizes * (numerators.sum() / sizes.sum())
+        squares += float((left**2).sum()) * documents / (documents - 1) / float(sizes.sum()) ** 2
+    return float(np.sqrt(squares))
+
+
 def seed_standard_error(variant: Floats, twin: Floats, arms: Floats) -> tuple[float | None, int | None]:
     """Standard error over seeds of the mean of `variant - twin`, and its degrees of freedom; (None, None) for one seed.
 
@@ -87,7 +129,7 @@ def contrast_standard_error(contrast: Floats, squares: float, arms: Floats) -> t
 def interval(
     estimate: float,
     documents_error: float,
-    documents: int,
+    documents_freedom: float,
     seeds_error: float | None,
     seeds_freedom: int | None,
     confidence: float,
@@ -98,7 +140,7 @@ def interval(
     quantile (Banerjee, Sankhya 22, 1960): it covers at least at `confidence` whichever source dominates.
     """
     level = 0.5 + confidence / 2
-    square = (stats.t.ppf(level, documents - 1) * documents_error) ** 2
+    square = (stats.t.ppf(level, documents_freedom) * documents_error) ** 2
     if seeds_error is not None:
         square += (stats.t.ppf(level, seeds_freedom) * seeds_error) ** 2
     half = float(np.sqrt(square))
@@ -108,7 +150,7 @@ def interval(
 def settling_seeds(
     distance: float,
     documents_error: float,
-    documents: int,
+    documents_freedom: float,
     seeds_error: float,
     seeds: int,
     arms: int,
@@ -121,23 +163,7 @@ def settling_seeds(
     """
     for count in range(seeds + 1, MOST_SEEDS + 1):
         error = seeds_error * float(np.sqrt(seeds / count))
-        low, _ = interval(0.0, documents_error, documents, error, (arms - 1) * (count - 1), confidence)
+        low, _ = interval(0.0, documents_error, documents_freedom, error, (arms - 1) * (count - 1), confidence)
         if -low < abs(distance):
             return count
     return None
-
-
-def outcome(ends: tuple[float, float] | None, margin: float, lower_is_better: bool) -> Outcome:
-    """Where the interval of variant less twin lies to zero and the margin (Piaggio et al., JAMA 308, 2012).
-
-    better: wholly on the good side of zero; not_worse: wholly inside the margin; worse: wholly beyond it;
-    not_shown: anything else, no interval included.
-    """
-    if ends is None:
-        return "not_shown"
-    low, high = ends if lower_is_better else (-ends[1], -ends[0])
-    if high < 0:
-        return "better"
-    if high < margin:
-        return "not_worse"
-    return "worse" if low > margin else "not_shown"

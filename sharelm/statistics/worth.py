@@ -21,7 +21,14 @@ from scipy.optimize import brentq
 from sharelm.closed_form.footprint import footprint
 from sharelm.sharing import ModelShape, Sharing
 from sharelm.statistics.compare import ALL
-from sharelm.statistics.intervals import Floats, contrast_standard_error, document_covariance, interval
+from sharelm.statistics.intervals import (
+    Floats,
+    contrast_standard_error,
+    document_covariance,
+    documents_alone,
+    documents_freedom,
+    interval,
+)
 from sharelm.statistics.panel import Metric, Panel, build_panel
 from sharelm.study import Arm, Plan
 from sharelm.tables.messages import Message, as_json, message
@@ -101,12 +108,16 @@ class _Losses:
         return len(self.metric.sizes)
 
     @cached_property
+    def _sums(self) -> Floats:
+        """Each document's sums, (seeds, documents, arms)."""
+        return np.stack([self.metric.numerators[self.panel.rows(name, self.seeds)] for name in self.names], axis=2)
+
+    @cached_property
     def _covariance(self) -> Floats:
         """Over documents, of the arms' mean losses; the documents drawn are those of the comparisons."""
-        means = [self.metric.numerators[self.panel.rows(name, self.seeds)].mean(axis=0) for name in self.names]
-        sizes = np.repeat(self.metric.sizes[:, None], len(means), axis=1)
+        sizes = np.repeat(self.metric.sizes[:, None], len(self.names), axis=1)
         rng = np.random.default_rng([zlib.crc32(self.task.encode()), zlib.crc32(ALL.encode())])
-        return document_covariance(np.stack(means, axis=1), sizes, rng)
+        return document_covariance(self._sums.mean(axis=0), sizes, rng)
 
     @cached_property
     def _pool(self) -> Floats:
@@ -124,7 +135,10 @@ class _Losses:
             return estimate, -math.inf, math.inf
         error = math.sqrt(max(0.0, float(weights @ self._covariance @ weights)))
         seeds_error, freedom = contrast_standard_error(by_seed, float(weights @ weights), self._pool)
-        return estimate, *interval(estimate, error, self.documents, seeds_error, freedom, self.confidence)
+        sums = self._sums @ weights
+        error = documents_alone(error, sums, self.metric.sizes)
+        rests_on = documents_freedom(sums.mean(axis=0), self.metric.sizes)
+        return estimate, *interval(estimate, error, rests_on, seeds_error, freedom, self.confidence)
 
 
 def _on_the_ladder(depths: Floats, depth: float) -> Floats:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sharelm.errors import InputError, IntegrityError
+from sharelm.steps import rule_digest
 from sharelm.store.store import Store
 from sharelm.study import Study
 from sharelm.study.growth import changes
@@ -16,14 +17,19 @@ from sharelm.study.load import study_from_tree
 def record_study(store: Store, study: Study, origin: str) -> int:
     """Record this study under its name, unless the newest revision is the same. Returns the revision's number.
 
-    `origin` is the study's name in messages. Raises `InputError` if it changes what was recorded.
+    The digest of the rule by which it will be judged stands beside it. `origin` is the study's name in messages. Raises
+    `InputError` if it changes what was recorded.
     """
     tree = study.tree()
     while True:
         number, recorded = check_study(store, study, origin)
         if recorded is not None and recorded.tree() == tree:
             return number
-        record = {"recorded_at": datetime.now(UTC).isoformat(timespec="milliseconds"), "study": tree}
+        record = {
+            "recorded_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "rule": rule_digest(study),
+            "study": tree,
+        }
         if store.objects.put_new(_key(study.name, number + 1), json.dumps(record, indent=1).encode()):
             return number + 1
 
@@ -46,6 +52,17 @@ def check_study(store: Store, study: Study, origin: str) -> tuple[int, Study | N
     return number, recorded
 
 
+def recorded_rule(store: Store, name: str) -> str | None:
+    """The digest of the rule that was recorded with the study's first revision, before its first step.
+
+    None where nothing was recorded, or by a version that recorded no rule.
+    """
+    if not store.objects.list(f"studies/study={name}"):
+        return None
+    found: str | None = _record(store, name, 1).get("rule")
+    return found
+
+
 def latest_study(store: Store, name: str) -> Study | None:
     """The newest revision of the study of this name, or None if none was recorded."""
     return _newest(store, name)[1]
@@ -61,14 +78,20 @@ def _newest(store: Store, name: str) -> tuple[int, Study | None]:
     if not keys:
         return 0, None
     number = len(keys)
+    tree = _record(store, name, number)["study"]
+    return number, study_from_tree(_renamed(tree), store.objects.address(_key(name, number)))
+
+
+def _record(store: Store, name: str, number: int) -> dict[str, Any]:
+    """One revision as it was recorded; `IntegrityError` where it is not one."""
     key = _key(name, number)
-    where = store.objects.address(key)
     try:
         record: dict[str, Any] = json.loads(store.objects.get(key))
-        tree = record["study"]
+        record["study"]
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        where = store.objects.address(key)
         raise IntegrityError(f"{where} is not the record of a study ({type(error).__name__})") from error
-    return number, study_from_tree(_renamed(tree), where)
+    return record
 
 
 def _renamed(tree: dict[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,8 @@ class Accuracy(Node):
     )
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
         default=0.95,
-        description="Confidence of the intervals. For the losses over all domains it is that of all comparisons "
-        "together (Bonferroni).",
+        description="Confidence of the intervals. Each kind of claim is wrong at most (1 - this) / 2 of the time; for "
+        "the losses over all domains this holds of all comparisons together (Holm).",
     )
 
 

@@ -16,6 +16,7 @@ from sharelm.study.data import Data
 from sharelm.study.evaluation import Evaluation
 from sharelm.study.limits import Limits
 from sharelm.study.node import Name, Node, Positive, Tokens, unique
+from sharelm.study.power import Power
 from sharelm.study.thresholds import STAGES, Axis, Kpi, Rollout
 from sharelm.study.training import Training
 from sharelm.study.variant import Variant
@@ -36,6 +37,11 @@ EXECUTION_SETTINGS = frozenset(
         "cost.assumed_tflops",
         "limits.device_hours",
         "limits.money",
+        "power.wanted",
+        "power.true_difference_nats",
+        "power.seed_spread_nats",
+        "power.document_spread_nats",
+        "power.documents",
     }
 )
 
@@ -132,6 +138,7 @@ class Study(Node):
     kpi: Kpi
     rollout: Rollout
     limits: Limits = Limits()
+    power: Power = Power()
 
     def decided(self, **training: int) -> Study:
         """The same study, some settings of `[training]` that were "auto" decided."""
@@ -198,6 +205,11 @@ class Study(Node):
             for axis in getattr(self.rollout, stage).axes:
                 if axis not in self.twins.axes:
                     raise ValueError(f"rollout.{stage}.axes names {axis!r}, which is not in twins.axes")
+        if self.power.true_difference_nats >= self.kpi.accuracy.loss_margin_nats:
+            raise ValueError(
+                f"power.true_difference_nats = {self.power.true_difference_nats} is not below "
+                f"kpi.accuracy.loss_margin_nats = {self.kpi.accuracy.loss_margin_nats}: nothing would be not worse"
+            )
         if "depth" not in self.twins.axes:
             raise ValueError("twins.axes lacks 'depth': the KPIs compare with the same-depth twin")
         return self

@@ -178,12 +178,23 @@ class ComparisonRow(Row):
     interval_high: float | None
     confidence: float
     standard_error_seeds: float | None
+    standard_error_seeds_alone: float | None
     standard_error_documents: float | None
+    standard_error_paired: float | None
+    standard_error_unpaired: float | None
     degrees_of_freedom: float | None
+    degrees_of_freedom_documents: float | None
     seeds: int
     documents: int
     margin: float | None
     outcome: str | None
+    p_not_worse: float | None
+    p_better: float | None
+    p_worse: float | None
+    p_equivalent: float | None
+    only_variant_right: int | None
+    only_twin_right: int | None
+    mcnemar_p: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 PARTITIONS = {
     "study": "the study's name",
     "step": "digest of the spec of the step that wrote the row",
@@ -198,14 +198,66 @@ TABLES: dict[str, pa.Schema] = {
                 "lower end of the interval of the difference; null with fewer than two documents",
             ),
             _field("interval_high", pa.float64(), "upper end of the interval; null likewise"),
-            _field("confidence", pa.float64(), "confidence of this interval, corrected for several comparisons"),
-            _field("standard_error_seeds", pa.float64(), "from seeds; null with one seed"),
-            _field("standard_error_documents", pa.float64(), "from documents; null with fewer than two"),
-            _field("degrees_of_freedom", pa.float64(), "Satterthwaite; null with one seed"),
+            _field(
+                "confidence",
+                pa.float64(),
+                "confidence of this interval: that at which its outcome was tested, after Holm over the losses",
+            ),
+            _field("standard_error_seeds", pa.float64(), "from seeds, pooled over arms; null with one seed"),
+            _field(
+                "standard_error_seeds_alone",
+                pa.float64(),
+                "from the seeds of this pair alone; null with one seed, and before schema 6",
+            ),
+            _field(
+                "standard_error_documents",
+                pa.float64(),
+                "from documents; since schema 6 without what one document does in one seed, which is in "
+                "standard_error_seeds; null with fewer than two",
+            ),
+            _field(
+                "standard_error_paired",
+                pa.float64(),
+                "from documents as they were scored in these seeds; null with fewer than two, and before schema 6",
+            ),
+            _field(
+                "standard_error_unpaired",
+                pa.float64(),
+                "the same, had the arms been scored on different documents; null likewise",
+            ),
+            _field("degrees_of_freedom", pa.float64(), "of standard_error_seeds; null with one seed"),
+            _field(
+                "degrees_of_freedom_documents",
+                pa.float64(),
+                "of standard_error_documents, by how many documents it effectively rests on; null with fewer than two, "
+                "and before schema 6",
+            ),
             _field("seeds", pa.int64(), "seeds in common"),
             _field("documents", pa.int64(), "documents (clusters) in common"),
             _field("margin", pa.float64(), "the study's margin, in the metric's unit; null where none is set"),
             _field("outcome", pa.string(), "better, not_worse, worse or not_shown; null where no margin is set"),
+            _field(
+                "p_not_worse",
+                pa.float64(),
+                "one-sided p-value, adjusted after Holm, that shows the difference on the good side of the margin; "
+                "claimed below (1 - kpi.accuracy.confidence) / 2; null without a margin or an interval, and before "
+                "schema 6",
+            ),
+            _field("p_better", pa.float64(), "the same on the good side of zero; null likewise"),
+            _field("p_worse", pa.float64(), "the same on the bad side of the margin; null likewise"),
+            _field(
+                "p_equivalent",
+                pa.float64(),
+                "the same of two one-sided tests, within the margin on either side; null likewise",
+            ),
+            _field(
+                "only_variant_right",
+                pa.int64(),
+                "items, in every seed, that the variant has right and the twin wrong; null but for accuracy, without "
+                "a seed in common, and before schema 6",
+            ),
+            _field("only_twin_right", pa.int64(), "items that the twin has right and the variant wrong; null likewise"),
+            _field("mcnemar_p", pa.float64(), "McNemar's exact two-sided p-value of these two counts; null likewise"),
         ]
     ),
     "sharing_worth": pa.schema(

@@ -23,8 +23,7 @@ def _axis(evidence: Evidence, variant: str, axis: str) -> Finding:
     error = row.axis_relative_error
     if abs(error) > TOLERANCE:
         notes.append(message("note", "twin_off_axis", error=error, tolerance=TOLERANCE))
-    if row.seeds == 1:
-        notes.append(message("note", "seeds_not_varied"))
+    notes += evidence.notes(row)
     assert row.outcome is not None  # the loss has a margin
     return Finding(
         variant,

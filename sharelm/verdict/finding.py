@@ -11,8 +11,9 @@ import pyarrow as pa
 from sharelm.errors import InputError
 from sharelm.metrics import DECIDING, METRICS
 from sharelm.statistics.compare import ALL
-from sharelm.statistics.intervals import MOST_SEEDS, settling_seeds
+from sharelm.statistics.intervals import MOST_SEEDS, interval, settling_seeds
 from sharelm.study import Arm, Plan, Study
+from sharelm.tables.messages import Message, message
 from sharelm.tables.rows import ComparisonRow, CostRow, TrialRow, rows_of
 
 MET, NOT_MET, NOT_SHOWN = "met", "not_met", "not_shown"
@@ -79,16 +80,29 @@ class Evidence:
         assert row.margin is not None  # the loss has one, and an interval over two seeds or more has all of these
         assert row.difference is not None
         assert row.standard_error_documents is not None
+        assert row.degrees_of_freedom_documents is not None
         assert row.standard_error_seeds is not None
         return settling_seeds(
             row.margin - row.difference,
             row.standard_error_documents,
-            row.documents,
+            row.degrees_of_freedom_documents,
             row.standard_error_seeds,
             row.seeds,
             len(self.arms),
             row.confidence,
         )
+
+    def notes(self, row: ComparisonRow) -> list[Message]:
+        """What else is to be said of a comparison of losses: equivalence, and what its interval rests on."""
+        found = []
+        level = (1 - self.study.kpi.accuracy.confidence) / 2
+        if row.p_equivalent is not None and row.p_equivalent < level:
+            found.append(message("note", "equivalent", margin=row.margin))
+        if row.outcome != NOT_SHOWN and row.standard_error_seeds_alone is not None and not _shown_alone(row):
+            found.append(message("note", "rests_on_pooling", seeds=row.seeds))
+        if row.seeds == 1:
+            found.append(message("note", "seeds_not_varied"))
+        return found
 
     def tasks(self, variant: str) -> list[ComparisonRow]:
         """The comparisons with the same-depth twin that are held to a margin beside the loss."""
@@ -108,6 +122,26 @@ class Evidence:
         """Share of the same-depth twin's stored parameters that the variant does without."""
         stored = {name: self.arms[name].footprint.stored_parameters for name in (variant, self.twin(variant))}
         return 1 - stored[variant] / stored[self.twin(variant)]
+
+
+def _shown_alone(row: ComparisonRow) -> bool:
+    """Whether the seeds of the pair alone show the same, at the same confidence, without the other arms' spread.
+
+    Pooling assumes that all arms spread alike over seeds; this interval does not.
+    """
+    assert row.difference is not None  # there are several seeds and documents
+    assert row.standard_error_documents is not None
+    assert row.degrees_of_freedom_documents is not None
+    assert row.margin is not None
+    low, high = interval(
+        row.difference,
+        row.standard_error_documents,
+        row.degrees_of_freedom_documents,
+        row.standard_error_seeds_alone,
+        row.seeds - 1,
+        row.confidence,
+    )
+    return {"better": high < 0, "not_worse": high < row.margin, "worse": low > row.margin}[row.outcome or ""]
 
 
 def interval_figures(row: ComparisonRow) -> dict[str, Any]:

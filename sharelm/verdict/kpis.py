@@ -63,8 +63,7 @@ def _accuracy(evidence: Evidence, variant: str) -> Finding:
         figures["unshown_tasks"] = [row.task for row in tasks if row.outcome == "not_shown"]
         if figures["unshown_tasks"]:
             notes.append(message("note", "tasks_not_shown", tasks=figures["unshown_tasks"]))
-    if loss.seeds == 1:
-        notes.append(message("note", "seeds_not_varied"))
+    notes += evidence.notes(loss)
     told = as_json(figures | {"notes": notes})
     return Finding(variant, "kpi", "accuracy", outcome, code, measure, decides.difference, decides.margin, told)
 

@@ -9,7 +9,7 @@ from cluster.cli import app
 
 # Changing this list is changing what users type: say so in the changelog.
 SURFACE = {
-    "plan": ["STUDY", "--store", "--profile", "--draw", "--json"],
+    "plan": ["STUDY", "--store", "--profile", "--pilot", "--draw", "--json"],
     "schemes": ["--json"],
     "run": ["STUDY", "--store", "--profile", "--json"],
     "nightly": ["STUDY", "--store", "--profile", "--night", "--plan", "--accept", "--reason", "--json"],

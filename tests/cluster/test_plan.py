@@ -1,8 +1,12 @@
 """`sharelm plan`: figures against hand-written closed forms, and nothing spent or written."""
 
 import json
+import tarfile
+from pathlib import Path
 
 import pytest
+
+from sharelm.statistics.power import Design, Spread, power
 
 # The quickstart's shape, and its parameters counted by hand.
 VOCABULARY, WIDTH, HEADS, KV_HEADS, HEAD, FEED_FORWARD, CONTEXT = 1024, 128, 4, 2, 32, 352, 128
@@ -160,3 +164,73 @@ def test_proxies_are_counted_and_shown(sharelm, study_file):
     assert "5 models x [0.001, 0.003, 0.01] = 15 proxies\nof 40,960 tokens (20 steps, 2 of warm-up)" in said
     assert "for all trials and proxies" in said
     assert "Learning rates are not tuned" in sharelm("plan", study_file(name="plain.toml")).stdout
+
+
+PRIOR = "[power]\nwanted = 0.9\nseed_spread_nats = 0.01\ndocument_spread_nats = 0.1\ndocuments = 400\n"
+
+
+def test_without_pilot_or_prior_power_is_not_known_but_a_seeds_cost_is(sharelm, study_file, planned):
+    found = planned["power"]
+    assert (found["source"], found["rows"], found["family"]) == (None, [], 4)
+    each = {figure: sum(arm[figure] for arm in planned["arms"]) for figure in found["one_more_seed"]}
+    assert found["one_more_seed"] == pytest.approx(each)
+    assert each["estimated_training_cost"] > 0
+    said = sharelm("plan", study_file()).stdout
+    assert "is not known: no pilot" in said
+    assert "One more seed of every arm: " in said
+
+
+def test_a_prior_gives_the_power_of_the_first_of_four_claims(sharelm, study_file):
+    path = study_file(("[training]\n", f"{PRIOR}[training]\n"))
+    found = json.loads(sharelm("plan", path, "--json").stdout)["power"]
+    (row,) = found["rows"]
+    assert (found["source"], found["confidence"]) == ("the prior of [power]", pytest.approx(0.9875))
+    prior, margin = Spread(0.01, 0.1), found["margin_nats"]
+    assert row["power"] == pytest.approx(power(prior, Design(5, 2, 400, 0.00625), margin))
+    assert power(prior, Design(5, 2, 400, 0.00625), row["detectable_nats"]) == pytest.approx(0.9)
+    seeds = row["seeds_needed"]
+    assert power(prior, Design(5, seeds, 400, 0.00625), margin) >= 0.9
+    said = sharelm("plan", path).stdout
+    assert f"{row['detectable_nats']:.4f}" in said
+    assert "90% from" in said
+
+
+def test_a_committed_study_is_a_pilot(sharelm, study_file, tmp_path):
+    """Its spread over seeds is that which `benchmarks.spreads` measured on the scores themselves."""
+    root = Path(__file__).parents[2]
+    with tarfile.open(root / "docs/results/english/store.tar.xz") as archive:
+        archive.extractall(tmp_path / "store", filter="data")
+    asked = ("plan", study_file(), "--store", tmp_path / "store", "--pilot", "english")
+    found = json.loads(sharelm(*asked, "--json").stdout)["power"]
+    measured = json.loads((root / "benchmarks/spreads.json").read_text())["loss"]
+    assert {row["comparison"] for row in found["rows"]} == {"middle", "widest"}
+    for row in found["rows"]:
+        assert row["seed_spread_nats"] == pytest.approx(measured["seeds_nats"], rel=1e-6)
+    assert found["documents"] == measured["documents"]
+    middle, widest = (row["document_spread_nats"] for row in found["rows"])
+    assert middle < widest
+    assert "by the seeds of study english" in sharelm(*asked).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--pilot", "english"], "give --store"), (["--pilot", "english", "--store", "{}"], "'english' is not in")],
+)
+def test_a_pilot_that_is_not_there_is_refused(sharelm, study_file, tmp_path, options, said):
+    done = sharelm("plan", study_file(), *(option.format(tmp_path) for option in options))
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("power_table", "said"),
+    [
+        ("[power]\nseed_spread_nats = 0.01\n", "stand together"),
+        (PRIOR.replace("400", "1"), "needs two documents"),
+        ("[power]\ntrue_difference_nats = 0.05\n", "is not below"),
+    ],
+)
+def test_a_prior_that_says_nothing_is_refused(sharelm, study_file, power_table, said):
+    done = sharelm("plan", study_file(("[training]\n", f"{power_table}[training]\n")))
+    assert done.returncode == 2
+    assert said in done.stderr

@@ -76,6 +76,22 @@ def test_a_study_is_judged_again_by_new_code_alone(
     assert len(finished.manifests(REPORTS, "small")) == 2
 
 
+def test_a_verdict_under_another_rule_is_exploratory(
+    finished: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (first,) = finished.manifests(REPORTS, "small")
+    assert first.facts["rule"]["recorded"] == first.facts["rule"]["used"]
+    assert not any("Exploratory" in line for line in first.facts["headline"])
+    monkeypatch.setattr(jobs.judge, "package_digest", lambda *_: "newer code")
+    monkeypatch.setattr("jobs.conclude.package_digest", lambda *_: "newer code")
+    monkeypatch.setattr("jobs.conclude.rule_digest", lambda _: "another")
+    assert jobs.judge.main(["--study", "small", "--store", finished.uri]) == 0
+    assert "Exploratory: the rule of this verdict (another) is not the one" in capsys.readouterr().out
+    report = max(finished.manifests(REPORTS, "small"), key=lambda manifest: manifest.committed_at)
+    assert report.facts["rule"] == {"recorded": first.facts["rule"]["recorded"], "used": "another"}
+    assert b"Exploratory" in finished.read_bytes(report, "report.html")
+
+
 def test_an_unknown_and_an_unfinished_study_are_refused(
     tmp_path: Path, plan: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +117,9 @@ def test_a_study_of_an_older_version_is_judged_as_it_was(tmp_path: Path, capsys:
         archive.extractall(tmp_path, filter="data")
     store = open_store(str(tmp_path))
     assert jobs.judge.main(["--study", "english", "--store", str(tmp_path)]) == 0
-    assert "The full model's accuracy is not kept by any of the 10 variants" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "The full model's accuracy is not kept by any of the 10 variants" in said
+    assert "Exploratory: no rule was recorded before the first step" in said
     reports = sorted(store.manifests(REPORTS, "english"), key=lambda report: report.committed_at)
     found = []
     for report in (reports[-2], reports[-1]):

@@ -16,7 +16,7 @@ from sharelm.artefact import WEIGHTS, commit_model
 from sharelm.data import open_corpus
 from sharelm.machine import Machine
 from sharelm.model import Decoder, save_weights
-from sharelm.statistics import compare
+from sharelm.statistics.compare import compare
 from sharelm.study import expand
 from sharelm.tasks import TASK_KINDS
 from tests.jobs.studies import write_study

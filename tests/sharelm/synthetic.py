@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from sharelm.statistics import compare, worth
+from sharelm.statistics.compare import compare
+from sharelm.statistics.worth import worth
 from sharelm.study import Arm, Plan, Study, Trial, expand
 from sharelm.tables import TABLES
 from sharelm.verdict import decide

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sharelm.errors import InputError, IntegrityError
+from sharelm.steps import rule_digest
 from sharelm.store import open_store
-from sharelm.store.studies import latest_study, record_study
+from sharelm.store.studies import latest_study, record_study, recorded_rule
 from sharelm.study import load_study
 from sharelm.study.growth import changes
 from sharelm.study.load import study_from_tree
@@ -58,7 +59,10 @@ FREE = {
     "evaluation.tokens_per_batch": 512,
     "evaluation.task.0.shards": 3,
     "cost.assumed_tflops": 9.5,
+    "power.wanted": 0.9,
+    "power.true_difference_nats": 0.001,
 }
+PRIOR = {"power.seed_spread_nats": 0.01, "power.document_spread_nats": 0.1, "power.documents": 400}  # free together
 CHANGES = {
     "training.tokens": (409_600, ["training.tokens = 204800, now 409600"]),
     "training.weight_decay": (0.2, ["training.weight_decay = 0.1, now 0.2"]),
@@ -116,6 +120,16 @@ def test_how_the_work_is_cut_up_may_change(path, value):
     assert changes(QUICKSTART.tree(), new) == []
 
 
+def test_what_only_the_plan_reckons_with_may_change():
+    def edit(tree):
+        for path, value in PRIOR.items():
+            put(path, value)(tree)
+
+    new = edited(edit)
+    assert new != QUICKSTART.tree()
+    assert changes(QUICKSTART.tree(), new) == []
+
+
 @pytest.mark.parametrize(("path", "value", "expected"), [(path, *both) for path, both in CHANGES.items()])
 def test_anything_else_is_a_change_and_named(path, value, expected):
     assert changes(QUICKSTART.tree(), edited(put(path, value))) == expected
@@ -148,7 +162,29 @@ def test_every_setting_is_either_free_or_a_change():
             continue
         new = copy.deepcopy(tree)
         put(path, "something else")(new)
-        assert bool(changes(tree, new)) != (path in FREE), path
+        assert bool(changes(tree, new)) != (path in {**FREE, **PRIOR}), path
+
+
+def test_the_rule_is_that_of_the_first_revision(store_uri, monkeypatch):
+    store = open_store(store_uri)
+    assert recorded_rule(store, "quickstart") is None
+    record_study(store, QUICKSTART, "q.toml")
+    rule = recorded_rule(store, "quickstart")
+    assert rule == rule_digest(QUICKSTART)
+    monkeypatch.setattr("sharelm.store.studies.rule_digest", lambda _: "newer statistics")
+    record_study(store, study_from_tree(edited(GROWTH["a variant"]), "q.toml"), "q.toml")
+    assert recorded_rule(store, "quickstart") == rule
+
+
+def test_the_rule_is_thresholds_and_the_code_that_judges(monkeypatch):
+    rule = rule_digest(QUICKSTART)
+    changed = study_from_tree(edited(put("kpi.accuracy.loss_margin_nats", 0.04)), "edited")
+    grown = study_from_tree(edited(GROWTH["a variant"]), "edited")
+    assert rule_digest(grown) == rule != rule_digest(changed)
+    judged = []
+    monkeypatch.setattr("sharelm.steps.code_digest", lambda *entries: judged.append(entries) or "other code")
+    assert rule_digest(QUICKSTART) != rule
+    assert judged == [("sharelm.statistics.compare:compare", "sharelm.verdict.decide:decide")]
 
 
 def test_revisions_are_recorded_as_a_study_grows(store_uri):

@@ -82,6 +82,10 @@ def test_every_difference_stands_in_a_table(made, page):
             minus(row["difference"], 4),
             f"{minus(row['interval_low'], 4)} to {minus(row['interval_high'], 4)}",
         ]
+        assert cells[8:10] == [f"{row['standard_error_paired']:.4f}", f"{row['standard_error_unpaired']:.4f}"]
+        right = "–" if row["mcnemar_p"] is None else f"{row['only_variant_right']}, {row['only_twin_right']}"
+        assert cells[10] == right
+        assert (cells[11] == "–") == (row["metric"] != "accuracy")
     for pair in expand(STUDY).comparisons:
         axis = {"depth": "the same depth", "parameters": "the same stored parameters"}[pair.axis]
         table = page.tables[f"Held-out loss at {axis}, nats per token"]

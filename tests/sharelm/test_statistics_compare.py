@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharelm.errors import InputError
-from sharelm.statistics import compare
+from sharelm.statistics.compare import compare
 from sharelm.study import expand
 from sharelm.study.load import study_from_tree
 from sharelm.tables import TABLES
@@ -104,7 +104,10 @@ def test_a_tiny_example_by_hand():
     assert nats["standard_error_seeds"] == pytest.approx(0.05)
     # documents differ by 2 of 10 and 10 of 30 tokens: resampled to 4/20, 12/40, 20/60 with odds 1:2:1
     spread = np.sqrt(np.average(np.square([0.2, 0.3, 0.3, 1 / 3]) - np.mean([0.2, 0.3, 0.3, 1 / 3]) ** 2) * 2)
-    assert nats["standard_error_documents"] == pytest.approx(spread, rel=0.06)
+    assert nats["standard_error_paired"] == pytest.approx(spread, rel=0.03)
+    # a seed's documents are 1.5 and 0.5 nats off its difference, 0.5 from their mean: 4 * 0.25 / (2 * 1) * 2 / 40^2
+    alone = np.sqrt(nats["standard_error_paired"] ** 2 - 0.000625)
+    assert nats["standard_error_documents"] == pytest.approx(alone)
     assert (nats["seeds"], nats["documents"], nats["degrees_of_freedom"]) == (2, 2, 1)
     bits = only(found, metric="bits_per_byte", domain="all")
     assert bits["difference"] == pytest.approx(12 / np.log(2) / 150)

@@ -11,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sharelm.sharing import Sharing
-from sharelm.statistics import compare, worth
-from sharelm.statistics.worth import effective_depth, phi_of
+from sharelm.statistics.compare import compare
+from sharelm.statistics.worth import effective_depth, phi_of, worth
 from sharelm.study import Arm, expand
 from sharelm.study.load import study_from_tree
 from sharelm.tables import TABLES

@@ -1,5 +1,7 @@
+import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import stats
 
 from sharelm.errors import InputError
 from sharelm.study import expand
@@ -48,6 +50,28 @@ def test_the_depth_axis_says_what_is_saved():
 def test_an_axis_that_is_off_is_flagged():
     assert "-3.2 % off" in only(verdict(comparisons=compared(error=-0.032)), "parameters")["sentence"]
     assert "off on this axis" not in only(verdict(comparisons=compared(error=-0.009)), "parameters")["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("alone", "seeds", "said"),
+    [(0.02, 3, True), (0.0005, 3, False), (0.0007, 2, True), (None, 3, False)],  # two seeds: Student's t is 51
+)
+def test_a_claim_that_the_pairs_own_seeds_do_not_show_says_so(alone, seeds, said):
+    """A loss of 0.02 with 0.002 from documents, against 0.05, at 98.75 %: the note follows Student's interval."""
+    rows = [row | {"standard_error_seeds_alone": alone} for row in compared(seeds=seeds).to_pylist()]
+    found = verdict(comparisons=pa.Table.from_pylist(rows, schema=TABLES["comparisons"]))
+    if alone is not None:
+        own, documents = (stats.t.ppf(1 - 0.0125 / 2, df) * se for df, se in ((seeds - 1, alone), (99, 0.002)))
+        assert (0.02 + np.hypot(own, documents) >= 0.05) == said
+    for name in ("depth", "accuracy"):
+        assert ("By its own" in only(found, name)["sentence"]) == said
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.0249, True), (0.0251, False)])
+def test_equivalence_is_said_where_it_is_claimed(p, said):
+    rows = [row | {"p_equivalent": p} for row in compared().to_pylist()]
+    found = verdict(comparisons=pa.Table.from_pylist(rows, schema=TABLES["comparisons"]))
+    assert ("Equivalent" in only(found, "depth")["sentence"]) == said
 
 
 def test_nothing_scored_is_not_shown_anywhere():

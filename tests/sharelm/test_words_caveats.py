@@ -54,6 +54,8 @@ def planted():
         return plan.study, summarise(plan, synthetic_tables(plan) if tables is None else tables), facts
 
     yield of(QUICKSTART, tables)
+    for recorded in (None, "0123456789abcdef0123"):
+        yield of(QUICKSTART, tables, FACTS | {"rule": {"recorded": recorded, "used": "fedcba9876543210fedc"}})
     yield of(study_of(seeds=(3,)))
     yield of(QUICKSTART.model_copy(update={"training": QUICKSTART.training.model_copy(update={"fast": True})}))
     yield of(QUICKSTART.decided(trials_per_gpu=2))

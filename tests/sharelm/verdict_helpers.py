@@ -68,6 +68,7 @@ def compared(study=STUDY, seeds=3, task="not_worse", error=0.0, **losses):
                 "confidence": 0.9875,
                 "standard_error_seeds": 0.004 if seeds > 1 else None,
                 "standard_error_documents": 0.002,
+                "degrees_of_freedom_documents": 99.0,
                 "margin": 0.05,
                 "outcome": outcome or "not_shown",
             }
