@@ -1,10 +1,10 @@
-"""The scorer beside lm-evaluation-harness's own `hf` model at its automatic batch size: agreement and speed, in one run.
+"""The scorer beside lm-evaluation-harness's own `hf` model at its automatic batch size: agreement and speed.
 
     python -m benchmarks.scoring --model FOLDER --data DATA [--tasks NAME ...] [--most N] [--device cuda] [--out DIR]
 
-`FOLDER` is a Hugging Face folder, `DATA` what `benchmarks.tasks` reads. Both sides get the same requests as texts and give
-log-likelihoods; tokenizing, batching and, for the harness, finding its batch size are timed. Each warms up on the first
-documents of a task. The harness's metrics are computed of both sides' answers by the same function.
+`FOLDER` is a Hugging Face folder, `DATA` what `benchmarks.tasks` reads. Both sides get the same requests as texts and
+give log-likelihoods; tokenizing, batching and, for the harness, finding its batch size are timed. Each warms up on the
+first documents of a task. The harness's metrics are computed of both sides' answers by the same function.
 """
 
 from __future__ import annotations
@@ -133,9 +133,8 @@ def main() -> None:
         return peer.loglikelihood(instances, disable_tqdm=True)
 
     results: list[dict[str, Any]] = []
-    print(
-        f"{'task':16} {'requests':>9} {'s':>8} {'hf s':>8} {'ratio':>6} {'largest':>9} {'>1e-4':>6} {'greedy':>6}  accuracy, hf's"
-    )
+    heads = f"{'task':16} {'requests':>9} {'s':>8} {'hf s':>8} {'ratio':>6} {'largest':>9} {'>1e-4':>6} {'greedy':>6}"
+    print(f"{heads}  accuracy, hf's")
     with tempfile.TemporaryDirectory() as folder:
         for wanted in options.tasks:
             parts = []
@@ -144,10 +143,11 @@ def main() -> None:
                 parts.append(compared(task.name, items, scorer.loglikelihood, theirs, scorer.count_tokens))
             row = together(wanted, parts) if len(parts) > 1 else parts[0]
             results.append(row)
-            accuracies = "  ".join(f"{m} {a:.4f} {b:.4f}" for m, (a, b) in row["accuracy"].items())
             print(
-                f"{row['task']:16} {row['requests']:9} {row['seconds']:8.2f} {row['harness_seconds']:8.2f} {row['ratio']:6.2f} "
-                f"{row['largest_relative_difference']:9.1e} {row['differences_above_1e-4']:6} {row['greedy_differs']:6}  {accuracies}",
+                f"{row['task']:16} {row['requests']:9} {row['seconds']:8.2f} {row['harness_seconds']:8.2f} "
+                f"{row['ratio']:6.2f} {row['largest_relative_difference']:9.1e} {row['differences_above_1e-4']:6} "
+                f"{row['greedy_differs']:6}  "
+                + "  ".join(f"{metric} {own:.4f} {other:.4f}" for metric, (own, other) in row["accuracy"].items()),
                 flush=True,
             )
     device = (

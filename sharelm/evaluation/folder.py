@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharelm.errors import InputError, first_line
 from sharelm.evaluation.causal import CausalScorer
@@ -15,6 +16,10 @@ from sharelm.evaluation.encoding import Encoding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+# not cuDNN's, which is compiled anew for every shape of a batch: seconds in all
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class FolderModel:
@@ -26,7 +31,8 @@ class FolderModel:
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Final hidden states [B, T, width] of `tokens` [B, T]."""
-        hidden: Tensor = self._model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        with sdpa_kernel(ATTENTION):
+            hidden: Tensor = self._model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
         return hidden
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -38,6 +44,10 @@ class FolderModel:
 
     def branched(self, contexts: Tensor, lengths: list[int], rows: list[int], tokens: Tensor) -> Tensor:
         """Final hidden states [R, 1 + T, width] of a context's last token and of the tokens that follow it."""
+        with sdpa_kernel(ATTENTION):
+            return self._branched(contexts, lengths, rows, tokens)
+
+    def _branched(self, contexts: Tensor, lengths: list[int], rows: list[int], tokens: Tensor) -> Tensor:
         decoder, device = self._model.get_decoder(), contexts.device
         read = decoder(input_ids=contexts, use_cache=True)
         last: Tensor = read.last_hidden_state

@@ -325,7 +325,7 @@ def _metric(task: Task, built: ConfigurableTask, definition: Definition) -> str:
     """The metric that is compared: the one asked for, else the first that is a mean over items."""
     from lm_eval.api.metrics import mean
 
-    means = [name for name, how in built.aggregation().items() if how is mean]
+    means: list[str] = [name for name, how in built.aggregation().items() if how is mean]
     if task.metric is None:
         if not means:
             given = ", ".join(built.aggregation())

@@ -43,9 +43,11 @@ class _Function:
     module: str
 
 
-_Loader.add_constructor(
-    "!function", lambda loader, node: _Function(str(loader.construct_scalar(node)).rpartition(".")[0])
-)
+def _function(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> _Function:
+    return _Function(str(loader.construct_scalar(node)).rpartition(".")[0])
+
+
+_Loader.add_constructor("!function", _function)
 
 
 def task_files(path: Path) -> tuple[tuple[str, str], ...]:

@@ -55,7 +55,7 @@ def test_a_planted_mistake_is_found(tmp_path, old, new, rule):
 
 def test_the_image_takes_every_version_from_the_constraints():
     installs = re.findall(r"pip install [^&;\\\n]*", "\n".join(instructions("RUN")))
-    assert [install.strip(" ;'").split()[-1].strip("'") for install in installs] == ["torch", "torch", ".[hf]"]
+    assert [install.strip(" ;'").split()[-1].strip("'") for install in installs] == ["torch", "torch", ".[hf,harness]"]
     assert all("--constraint constraints.txt" in install for install in installs)
     assert "==" not in DOCKERFILE
     for package in ("torch", "ray", "deepspeed"):
