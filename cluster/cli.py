@@ -53,12 +53,13 @@ def plan(
     json: Json = False,
 ) -> None:
     """Show what a study would train, store and cost; spends nothing."""
-    from cluster.plan import drawings, plan_study, plan_text
+    from cluster.plan import check_tasks, drawings, plan_study, plan_text
     from cluster.power import power_of, power_text
     from cluster.show import print_json
     from sharelm.study import load_study
 
     asked = load_study(study)
+    check_tasks(study, asked)
     planned = plan_study(asked)
     planned["power"] = power_of(asked, store, pilot)
     if store is not None:

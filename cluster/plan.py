@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from cluster.show import columns
 from sharelm.closed_form.footprint import ELEMENT_BYTES
 from sharelm.closed_form.memory import SHARE
+from sharelm.errors import InputError
 from sharelm.formats import duration, si
 from sharelm.sharing.drawing import degrees, draw
 from sharelm.study import Arm, Plan, Study, expand, proxied, proxies, timed_pairs
@@ -100,6 +104,17 @@ def _tuning(plan: Plan) -> dict[str, Any] | None:
 def _on_a_gpu(plan: Plan) -> dict[str, Any]:
     together, why = trials_per_gpu(plan.models, plan.study.training)
     return {"trials": together, "why": why}
+
+
+def check_tasks(path: Path, study: Study) -> None:
+    """Raise `InputError` where a task's files hold what cannot be asked. What reads them is a process of its own."""
+    if all(task.traits.reads == "documents" for task in study.evaluation.task):
+        return
+    command = [sys.executable, "-m", "jobs.check_tasks", "--study", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["the tasks' files could not be checked"])[-1]
+        raise InputError(said.removeprefix("error: "))
 
 
 def plan_study(study: Study) -> dict[str, Any]:

@@ -55,10 +55,13 @@ def prepare_data(request: Request, progress: Progress) -> tuple[Manifest, dict[s
     if manifest is None:
         progress.stage("preparing data")
         manifest = prepare(study.data, study.model.context, base, store, study.name)
-    from sharelm.evaluation import task_items
+    from sharelm.evaluation import check_room, task_items
 
     corpus = open_corpus(store, manifest)
-    return manifest, {task.name: task_items(task, corpus, base) for task in study.evaluation.task}
+    items = {task.name: task_items(task, corpus, base) for task in study.evaluation.task}
+    for task in study.evaluation.task:
+        check_room(task, items[task.name], corpus.tokenizer, study.model.context)
+    return manifest, items
 
 
 def prepare_study(path: Path, uri: str) -> tuple[Manifest, bool]:

@@ -44,6 +44,11 @@ class Asked:
     gold: int | None  # which request is that of the right answer, where exactly one is
 
     @property
+    def new_tokens(self) -> int:
+        """The most tokens that are generated; 0 where none are."""
+        return _max_gen_toks(self.arguments[0][1]) if self.request == GENERATION else 0
+
+    @property
     def texts(self) -> list[str]:
         """Every text that a model reads."""
         return [text for arguments in self.arguments for text in arguments if isinstance(text, str)]

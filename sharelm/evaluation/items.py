@@ -9,6 +9,8 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tokenizers import Tokenizer
+
 from sharelm.data import Corpus
 from sharelm.errors import InputError
 from sharelm.evaluation.questions import read_answers, read_questions
@@ -50,6 +52,18 @@ class Item:
     asked: Asked | None = None  # of a task of lm-evaluation-harness
 
     @property
+    def scored(self) -> tuple[str, ...]:
+        """The answers whose likelihood is asked for, each at once."""
+        if self.asked is not None:
+            return tuple(text for _, text in self.asked.arguments if isinstance(text, str))
+        return () if self.rule == "rolling" else self.answers
+
+    @property
+    def longest_generation(self) -> int:
+        """The most tokens that are generated; 0 where none are."""
+        return self.max_new_tokens if self.asked is None else self.asked.new_tokens
+
+    @property
     def bytes(self) -> int:
         """UTF-8 bytes a model reads for this item, all answers together."""
         if self.asked is not None:
@@ -63,10 +77,35 @@ def task_items(task: Task, corpus: Corpus, base: Path) -> list[Item]:
 
     Raises `InputError` for a bad file, and when the held-out documents hold nothing to score.
     """
-    items = list(islice(BUILDERS[task.kind](task, corpus, base), task.max_items))
+    if task.traits.reads != "documents":
+        return file_items(task, base)
+    items = list(islice(DOCUMENTS[task.kind](corpus), task.max_items))
     if not items:
         raise InputError(f"task {task.name!r} ({task.kind}) finds nothing to score in the held-out documents")
     return items
+
+
+def file_items(task: Task, base: Path) -> list[Item]:
+    """The items of a task that reads files, without the study's data; raises `InputError` for a bad file."""
+    return list(islice(FILES[task.kind](task, base), task.max_items))
+
+
+def check_room(task: Task, items: list[Item], tokenizer: Tokenizer, context: int) -> None:
+    """Raise `InputError` where an answer is longer than the model's context, or leaves no room in it for a prompt."""
+    for item in items:
+        if item.longest_generation >= context:
+            raise InputError(
+                f"evaluation.task {task.name!r}: {item.longest_generation} new tokens leave no room for a prompt in "
+                f"model.context = {context}"
+            )
+    answers = [(item, answer) for item in items for answer in item.scored]
+    encoded = tokenizer.encode_batch_fast([answer for _, answer in answers], add_special_tokens=False)
+    for (item, answer), tokens in zip(answers, encoded, strict=True):
+        if len(tokens.ids) > context:
+            raise InputError(
+                f"evaluation.task {task.name!r}: {item.document} has an answer of {len(tokens.ids)} tokens, which is "
+                f"more than model.context = {context}: {answer[:40]!r}"
+            )
 
 
 def shard(items: list[Item], index: int, count: int) -> list[Item]:
@@ -95,7 +134,7 @@ def _by_domain(corpus: Corpus, *columns: str) -> list[list[dict[str, Any]]]:
     return list(domains.values())
 
 
-def _documents(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
+def _documents(corpus: Corpus) -> Iterator[Item]:
     """Every held-out document that has a token, the whole of it."""
     for row in _in_turn(_by_domain(corpus, "text", "bytes", "tokens")):
         if row["tokens"]:
@@ -119,7 +158,7 @@ def passages(text: str) -> Iterator[tuple[str, str]]:
             start = match.end()
 
 
-def _last_words(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
+def _last_words(corpus: Corpus) -> Iterator[Item]:
     """LAMBADA's question (arXiv 1606.06031) on the held-out documents: a passage's last word, given the passage."""
 
     def of(row: dict[str, Any]) -> Iterator[Item]:
@@ -136,7 +175,7 @@ def _last_words(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
     return _in_turn(_in_turn(of(row) for row in rows) for rows in _by_domain(corpus, "text"))
 
 
-def _choices(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
+def _choices(task: Task, base: Path) -> Iterator[Item]:
     """One item a question; each choice is scored after the query and a blank."""
     assert task.file is not None
     for question in read_questions(Path(base, task.file)):
@@ -152,7 +191,7 @@ def _choices(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
         )
 
 
-def _answers(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
+def _answers(task: Task, base: Path) -> Iterator[Item]:
     """One item a question; a blank that ends the query is left to the answer, as training text has it."""
     assert task.file is not None
     assert task.max_new_tokens is not None
@@ -169,17 +208,18 @@ def _answers(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
         )
 
 
-def _harness(task: Task, corpus: Corpus, base: Path) -> Iterator[Item]:
+def _harness(task: Task, base: Path) -> Iterator[Item]:
     """One item a document of a task of lm-evaluation-harness."""
     from sharelm.evaluation.harness import harness_items  # it loads the harness
 
     return harness_items(task, base)
 
 
-Builder = Callable[[Task, Corpus, Path], Iterator[Item]]
-BUILDERS: dict[str, Builder] = {
+DOCUMENTS: dict[str, Callable[[Corpus], Iterator[Item]]] = {  # kinds of task that read held-out documents
     "bits_per_byte": _documents,
     "cloze": _last_words,
+}
+FILES: dict[str, Callable[[Task, Path], Iterator[Item]]] = {  # kinds that read files
     "multiple_choice": _choices,
     "generation": _answers,
     "harness": _harness,

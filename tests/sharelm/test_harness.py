@@ -24,7 +24,7 @@ from tokenizers import processors
 from benchmarks.tasks import write_tasks
 from sharelm.data.tokenizer import END_OF_TEXT, end_of_text, tokenizer_from, train_tokenizer
 from sharelm.errors import InputError
-from sharelm.evaluation import harness, score, shard, task_items
+from sharelm.evaluation import check_room, file_items, harness, score, shard
 from sharelm.evaluation.decoder import DecoderScorer
 from sharelm.evaluation.encoding import Encoding
 from sharelm.evaluation.folder import folder_scorer
@@ -35,6 +35,7 @@ from tests.sharelm.models import SHAPE as SMALL
 from tests.sharelm.models import SHARINGS, decoder
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "tasks"
 WORDS = ["stone", "river", "light", "seven", "green", "house", "winter", "garden"]
 CONTEXT = 96
 CHOICE = """
@@ -185,7 +186,7 @@ def of_the_harness(theirs: HFLM, task: Task, base: Path) -> list[dict[str, Any]]
 
 def agree(scorer: Any, theirs: HFLM, task: Task, base: Path) -> list[dict[str, Any]]:
     """Hold our rows against the harness's, item by item."""
-    rows = score(scorer, task_items(task, None, base)).to_pylist()  # type: ignore[arg-type]
+    rows = score(scorer, file_items(task, base)).to_pylist()
     samples = of_the_harness(theirs, task, base)
     assert len(rows) == len(samples) > 0
     for row, sample in zip(rows, samples, strict=True):
@@ -233,9 +234,16 @@ def test_public_tasks_are_scored_as_the_harness_does(name: str, llama: SimpleNam
         assert {row["domain"] for row in rows} == {task.name}
 
 
+@pytest.mark.parametrize(("name", "documents"), [("intent", 24), ("handbook", 12), ("order_number", 12)])
+def test_the_examples_are_scored_as_the_harness_does(name: str, documents: int, llama: SimpleNamespace) -> None:
+    rows = agree(llama.scorer, llama.theirs, own(name), EXAMPLES)
+    assert len(rows) == documents
+    assert f"## {name}.yaml" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
+
+
 def test_any_number_of_shards_gives_the_same_rows(llama: SimpleNamespace, folder: Path) -> None:
     task = own("choice", num_fewshot=1)
-    items = task_items(task, None, folder)  # type: ignore[arg-type]
+    items = file_items(task, folder)
     whole = {row["document"]: row for row in score(llama.scorer, items).to_pylist()}
     for count in (2, 5):
         parts = [score(llama.scorer, shard(items, index, count)).to_pylist() for index in range(count)]
@@ -326,7 +334,7 @@ def test_a_bad_task_is_refused_in_one_sentence(
 
 def refused(task: Task, base: Path, sentence: str) -> None:
     with pytest.raises(InputError) as raised:
-        task_items(task, None, base)  # type: ignore[arg-type]
+        file_items(task, base)
     assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -353,6 +361,24 @@ def test_a_bad_line_is_named(line: bytes, sentence: str, folder: Path, tmp_path:
     first = (folder / "test.jsonl").read_bytes().splitlines()[0]
     (tmp_path / "test.jsonl").write_bytes(first + b"\n" + line + b"\n")
     refused(own("choice"), tmp_path, sentence)
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "sentence"),
+    [
+        ("choice", 2, "own_choice:0 has an answer of "),
+        ("choice", 64, None),
+        ("extraction", 6, "6 new tokens leave no room for a prompt in model.context = 6"),
+        ("extraction", 7, None),
+    ],
+)
+def test_an_answer_must_fit_the_context(name: str, context: int, sentence: str | None, folder: Path) -> None:
+    items = file_items(own(name), folder)
+    if sentence is None:
+        check_room(own(name), items, TOKENIZER, context)
+        return
+    with pytest.raises(InputError, match=sentence):
+        check_room(own(name), items, TOKENIZER, context)
 
 
 def test_settings_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None:
