@@ -62,13 +62,15 @@ def harness_items(task: Task, base: Path) -> Iterator[Item]:
     from sharelm.evaluation.items import Item
 
     check_installed()
-    for definition in definitions(task, base):
+    found = definitions(task, base)
+    most = None if task.max_items is None else -(-task.max_items // len(found))  # a group's tasks have equal shares
+    for definition in found:
         rows = {split: read_rows(path) for split, path in data_files(task, base).items()}
         built = _build(definition, rows or None)
         metric = _metric(task, built, definition)
         if built.config.num_fewshot:
             built.set_fewshot_seed(FEWSHOT_SEED)
-        for number, doc in built.doc_iterator(limit=task.max_items):
+        for number, doc in built.doc_iterator(limit=most):
             where = f"{definition.label}: document {number + 1}"
             instances = _instances(built, doc, number, where)
             gold = _gold(built, doc, instances, where, own=bool(definition.files))

@@ -234,6 +234,13 @@ def test_public_tasks_are_scored_as_the_harness_does(name: str, llama: SimpleNam
         assert {row["domain"] for row in rows} == {task.name}
 
 
+def test_the_tasks_of_a_group_have_equal_shares(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    (alone,) = harness.definitions(own("choice"), folder)
+    monkeypatch.setattr(harness, "definitions", lambda *_: [alone, alone])
+    items = file_items(own("choice", max_items=5), folder)
+    assert [item.document for item in items] == [f"own_choice:{number}" for number in (0, 1, 2, 0, 1)]
+
+
 @pytest.mark.parametrize(("name", "documents"), [("intent", 24), ("handbook", 12), ("order_number", 12)])
 def test_the_examples_are_scored_as_the_harness_does(name: str, documents: int, llama: SimpleNamespace) -> None:
     rows = agree(llama.scorer, llama.theirs, own(name), EXAMPLES)
