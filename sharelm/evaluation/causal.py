@@ -74,27 +74,29 @@ class Branching:
 
     @property
     def longest(self) -> int:
-        """Tokens that are read of the context and its longest answer."""
-        return len(self.context) + max(map(len, self.answers)) - 1
+        """Tokens that are read of the longest answer."""
+        return max(map(len, self.answers)) - 1
 
 
 Work = TypeVar("Work", Window, Branching)
+Size = tuple[int, int, int]  # of a piece of work: its rows, and how many tokens of context and of an answer are read
 
 
-def batches(found: list[Work], size: Callable[[Work], tuple[int, int]], most: int) -> Iterator[list[Work]]:
+def batches(found: list[Work], size: Callable[[Work], Size], most: int, context: int) -> Iterator[list[Work]]:
     """Work of like length together, longest first: at most this many tokens with padding, or one piece of work.
 
-    `size` is how many rows a piece of work has, and how long they are.
+    No row of a batch, its padding included, is longer than the model's `context`.
     """
     batch: list[Work] = []
-    rows = width = 0
-    for work in sorted(found, key=lambda work: -size(work)[1]):
-        count, length = size(work)
-        if batch and (rows + count) * max(width, length) > most:
+    rows = before = after = 0
+    for work in sorted(found, key=lambda work: -sum(size(work)[1:])):
+        count, *lengths = size(work)
+        width = max(before, lengths[0]) + max(after, lengths[1])
+        if batch and ((rows + count) * width > most or width > context):
             yield batch
-            batch, rows, width = [], 0, 0
+            batch, rows, before, after = [], 0, 0, 0
         batch.append(work)
-        rows, width = rows + count, max(width, length)
+        rows, before, after = rows + count, max(before, lengths[0]), max(after, lengths[1])
     if batch:
         yield batch
 
@@ -165,11 +167,12 @@ class CausalScorer:
             for window in windows(number, context, answer, self.model.context)
         ]
         nll, greedy = [0.0] * len(requests), [True] * len(requests)
-        for batch in batches(alone, lambda window: (1, len(window.tokens) - 1), self.tokens_per_batch):
+        most, context = self.tokens_per_batch, self.model.context
+        for batch in batches(alone, lambda window: (1, len(window.tokens) - 1, 0), most, context):
             for window, value, first in zip(batch, *_window_scores(self.model, batch), strict=True):
                 nll[window.answer] += value
                 greedy[window.answer] &= first
-        for group in batches(together, lambda one: (len(one.answers), one.longest), self.tokens_per_batch):
+        for group in batches(together, lambda one: (len(one.answers), len(one.context), one.longest), most, context):
             numbers = [number for one in group for number in one.numbers]
             for number, value, first in zip(numbers, *_branch_scores(self.model, group), strict=True):
                 nll[number], greedy[number] = value, first

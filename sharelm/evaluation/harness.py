@@ -293,7 +293,8 @@ def _task(definition: Definition, config: dict[str, Any], rows: Mapping[str, lis
         ) from None
     except Exception as error:  # whatever templates, functions and Arrow make of a task
         raise InputError(
-            f"{definition.label} is no task that lm-evaluation-harness can ask: {first_line(error)}"
+            f"{definition.label} is no task that lm-evaluation-harness can ask, tried on its first document: "
+            f"{first_line(error)}"
         ) from None
 
 

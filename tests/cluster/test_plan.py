@@ -241,7 +241,8 @@ def test_a_task_that_cannot_be_asked_is_refused(sharelm, study_file, tmp_path):
     text = Path(study_file()).read_text(encoding="utf-8")
     study = tmp_path / "own.toml"
     study.write_text(text.replace("[[evaluation.task]]\n", own, 1), encoding="utf-8")
-    (tmp_path / "rows.jsonl").write_text('{"q": "x", "choices": ["a", "b"], "gold": 5}\n', encoding="utf-8")
+    row = '{"q": "x", "choices": ["a", "b"], "gold": 1}\n'
+    (tmp_path / "rows.jsonl").write_text(row + row.replace("1}", "5}"), encoding="utf-8")
     task = (
         "task: own\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\n"
         "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: choices\ndoc_to_target: gold\n"
@@ -249,7 +250,7 @@ def test_a_task_that_cannot_be_asked_is_refused(sharelm, study_file, tmp_path):
     for written, sentence in (
         (None, "own.yaml cannot be read"),
         (f"{task}doc_to_txet: x\n", "doc_to_txet is no field of a task; did you mean 'doc_to_text'?"),
-        (task, "document 1: the answer 5 is no index of its 2 choices"),
+        (task, "document 2: the answer 5 is no index of its 2 choices"),
     ):
         if written is not None:
             (tmp_path / "own.yaml").write_text(written, encoding="utf-8")
@@ -258,5 +259,5 @@ def test_a_task_that_cannot_be_asked_is_refused(sharelm, study_file, tmp_path):
         (line,) = done.stderr.splitlines()
         assert line.startswith("sharelm: ")
         assert sentence in line
-    (tmp_path / "rows.jsonl").write_text('{"q": "x", "choices": ["a", "b"], "gold": 1}\n', encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(row, encoding="utf-8")
     assert sharelm("plan", study).returncode == 0

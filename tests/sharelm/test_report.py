@@ -72,20 +72,23 @@ def test_every_stage_says_what_it_asks_for(page):
 def test_every_difference_stands_in_a_table(made, page):
     _, tables, _ = made
     shown = {(row[0], row[1], row[2], row[3]): row for row in page.tables["Every difference, variant less twin"][1:]}
+    caption = "What pairing buys: standard errors over documents, paired and not, and McNemar’s test of right answers"
+    pairing = {(row[0], row[1], row[2], row[3]): row for row in page.tables[caption][1:]}
     names = {"loss_nats_per_token": "held-out loss", "bits_per_byte": "bits per byte", "accuracy": "accuracy"}
     rows = tables["comparisons"].to_pylist()
     others = [row for row in rows if (row["metric"], row["domain"]) != ("loss_nats_per_token", "all")]
-    assert len(shown) == len(others) > 10
+    assert len(shown) == len(pairing) == len(others) > 10
     for row in others:
         cells = shown[row["variant"], row["axis"], f"{row['task']}, {row['domain']}", names[row["metric"]]]
         assert cells[6:8] == [
             minus(row["difference"], 4),
             f"{minus(row['interval_low'], 4)} to {minus(row['interval_high'], 4)}",
         ]
-        assert cells[8:10] == [f"{row['standard_error_paired']:.4f}", f"{row['standard_error_unpaired']:.4f}"]
+        cells = pairing[row["variant"], row["axis"], f"{row['task']}, {row['domain']}", names[row["metric"]]]
+        assert cells[4:6] == [f"{row['standard_error_paired']:.4f}", f"{row['standard_error_unpaired']:.4f}"]
         right = "–" if row["mcnemar_p"] is None else f"{row['only_variant_right']}, {row['only_twin_right']}"
-        assert cells[10] == right
-        assert (cells[11] == "–") == (row["metric"] != "accuracy")
+        assert cells[6] == right
+        assert (cells[7] == "–") == (row["metric"] != "accuracy")
     for pair in expand(STUDY).comparisons:
         axis = {"depth": "the same depth", "parameters": "the same stored parameters"}[pair.axis]
         table = page.tables[f"Held-out loss at {axis}, nats per token"]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sharelm.data.tokenizer import end_of_text, tokenizer_from, train_tokenizer
@@ -184,6 +184,7 @@ def test_a_special_token_spelt_out_is_text():
     st.lists(TEXTS.filter(str.strip), min_size=2, max_size=4),
     st.sampled_from([1, 70, 10_000]),
 )
+@example("cycle", ["e", "e" * 15 + "あ"], ["e", "e", "eeeeeé"], 10_000)  # together they would pass the context
 def test_answers_to_one_context_are_scored_as_if_each_were_alone(scheme, contexts, answers, tokens_per_batch):
     sharing = replace(SHARINGS["cycle"], kv="last") if scheme == "kv_last" else SHARINGS[scheme]
     model = decoder(sharing, SHAPE)
