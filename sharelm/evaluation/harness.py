@@ -11,6 +11,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -196,13 +197,15 @@ def definitions(task: Task, base: Path) -> list[Definition]:
     return [Definition(f"task {name}", (), path, {**settings, **group}) for name, path in found.items()]
 
 
+@cache
 def _brought(name: str) -> dict[str, str]:
     """The YAML's path in the harness of each task that this name of a task, group or tag stands for."""
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._yaml_loader import load_yaml
 
     root = _root()
-    for path in sorted(root.rglob(f"{name}.yaml")):  # where most tasks are; the whole index takes seconds
+    likely = [] if "/" in name else [*sorted((root / name).glob("*.yaml")), *sorted(root.rglob(f"{name}.yaml"))]
+    for path in likely:  # the whole index takes seconds
         if load_yaml(path, resolve_func=False).get("task") == name:
             return {name: str(path.relative_to(root))}
     index = TaskManager().task_index

@@ -17,6 +17,7 @@ from sharelm.statistics.intervals import Floats
 
 _NODES = 256  # of Gauss-Legendre over the statistics with which the study goes on
 _FAR = 8.0  # standard deviations below the mean where no statistic is
+LEAST_STEP = 0.01  # between looks: the quadrature resolves no smaller one, and fifty seeds step by 0.02
 
 
 def spent(level: float, fraction: float) -> float:
@@ -59,7 +60,7 @@ class _Walk:
 def bounds(level: float, fractions: Sequence[float]) -> list[float]:
     """The z-values at which a one-sided test of `level` stops at looks with these fractions of the information.
 
-    `fractions` rise and end at 1 at most. Raises `ValueError` where they do not.
+    `fractions` rise, by `LEAST_STEP` or more, and end at 1 at most. Raises `ValueError` where they do not.
     """
     _check(fractions)
     walk, found, before = _Walk(0.0), [], 0.0
@@ -102,5 +103,6 @@ def crossing(at: Sequence[float], fractions: Sequence[float], drift: float) -> l
 
 
 def _check(fractions: Sequence[float]) -> None:
-    if not fractions or any(b <= a for a, b in zip([0.0, *fractions], fractions, strict=False)) or fractions[-1] > 1:
-        raise ValueError(f"fractions = {list(fractions)}: they rise from above 0 to 1 at most")
+    steps = [b - a for a, b in zip([0.0, *fractions], fractions, strict=False)]
+    if not steps or min(steps) < LEAST_STEP or fractions[-1] > 1:
+        raise ValueError(f"fractions = {list(fractions)}: they rise from above 0 to 1 at most, by {LEAST_STEP} or more")

@@ -392,6 +392,7 @@ def test_settings_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> N
     refused(own("choice", metric="exact_match"), folder, "metric = 'exact_match' is no mean over items of")
     refused(own("last_word", metric="perplexity"), folder, "metric = 'perplexity' is no mean over items of")
     refused(Task(name="x", kind="harness", task="own_choise"), folder, "task = 'own_choise' is none of lm-evaluation-h")
+    refused(Task(name="x", kind="harness", task="/x"), folder, "task = '/x' is none of lm-evaluation-harness")
     (tmp_path / "choice.yaml").write_text(CHOICE, encoding="utf-8")
     (tmp_path / "train.jsonl").write_bytes((folder / "train.jsonl").read_bytes())
     (tmp_path / "test.jsonl").write_text("\n", encoding="utf-8")
