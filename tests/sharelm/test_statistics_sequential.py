@@ -88,7 +88,9 @@ def test_seeds_looked_at_one_by_one_are_wrongly_claimed_no_oftener(documents_err
     assert naive / repeats > 1.5 * wrong / repeats
 
 
-@pytest.mark.parametrize("fractions", [[], [0.5, 0.5], [0.0, 1.0], [0.8, 0.6], [0.5, 1.2], [0.15, 0.15000000000000002, 1.0]])
+@pytest.mark.parametrize(
+    "fractions", [[], [0.5, 0.5], [0.0, 1.0], [0.8, 0.6], [0.5, 1.2], [0.15, 0.15000000000000002, 1.0]]
+)
 def test_looks_that_do_not_rise_to_one_are_refused(fractions):
     with pytest.raises(ValueError, match="rise from above 0 to 1"):
         bounds(0.025, fractions)
