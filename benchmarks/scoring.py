@@ -24,8 +24,7 @@ import torch
 
 from benchmarks.tasks import write_tasks
 from sharelm.evaluation.folder import folder_scorer
-from sharelm.evaluation.harness import harness_items, harness_rows
-from sharelm.evaluation.items import Item
+from sharelm.evaluation.harness import HarnessItem, harness_items, harness_rows
 from sharelm.evaluation.scorer import Scorer
 
 WARM_UP = 32  # documents
@@ -45,12 +44,12 @@ class Given(Scorer):
         return self._answers
 
 
-def requests_of(items: list[Item]) -> list[tuple[str, str]]:
+def requests_of(items: list[HarnessItem]) -> list[tuple[str, str]]:
     """All requests of these items, in order."""
-    return [pair for item in items if item.asked for pair in item.asked.arguments]
+    return [pair for item in items for pair in item.arguments]
 
 
-def timed(answer: Answer, items: list[Item]) -> tuple[Answers, float]:
+def timed(answer: Answer, items: list[HarnessItem]) -> tuple[Answers, float]:
     """The answers, and the seconds that they took."""
     answer(requests_of(items[:WARM_UP]))
     asked = requests_of(items)
@@ -59,7 +58,7 @@ def timed(answer: Answer, items: list[Item]) -> tuple[Answers, float]:
     return found, time.perf_counter() - start
 
 
-def compared(name: str, items: list[Item], ours: Answer, theirs: Answer, counts: Any) -> dict[str, Any]:
+def compared(name: str, items: list[HarnessItem], ours: Answer, theirs: Answer, counts: Any) -> dict[str, Any]:
     """The figures of one task."""
     (own, own_seconds), (other, other_seconds) = timed(ours, items), timed(theirs, items)
     difference = [abs(a - b) / abs(b) for (a, _), (b, _) in zip(own, other, strict=True)]

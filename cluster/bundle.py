@@ -22,12 +22,10 @@ def _local(study: Study, base: Path) -> Iterator[tuple[str, str]]:
     named: list[tuple[str, str | None]] = [
         *((f"data.source[{i}].uri", source.uri) for i, source in enumerate(study.data.source)),
         ("data.tokenizer", study.data.tokenizer),
-        *((f"evaluation.task[{i}].file", task.file) for i, task in enumerate(study.evaluation.task)),
         *(
-            (f"evaluation.task[{i}]", str(name))
+            (f"evaluation.task[{i}].{setting}", name)
             for i, task in enumerate(study.evaluation.task)
-            if task.traits.reads == "task"
-            for name in named_files(task, base)
+            for setting, name in named_files(task, base)
         ),
     ]
     for field, value in named:

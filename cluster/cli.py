@@ -61,7 +61,7 @@ def plan(
     asked = load_study(study)
     check_tasks(study, asked)
     planned = plan_study(asked)
-    planned["power"] = power_of(asked, store, pilot)
+    planned["power"] = power_of(asked, planned, store, pilot)
     if store is not None:
         from cluster.evidence import committed_trials
 

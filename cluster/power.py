@@ -10,26 +10,19 @@ from sharelm.formats import duration
 from sharelm.study import Study, expand, timed_pairs
 
 
-def one_more_seed(study: Study) -> dict[str, Any]:
-    """Wall time and money of training every arm once more: what a further seed adds."""
-    seconds = sum(arm.training_flops for arm in expand(study).arms) / (study.cost.assumed_tflops * 1e12)
-    return {
-        "estimated_training_hours": seconds / study.training.workers / 3600,
-        "estimated_training_cost": seconds / 3600 * study.cost.price_per_hour,
-    }
-
-
-def power_of(study: Study, store: str | None, pilot: str | None) -> dict[str, Any]:
+def power_of(study: Study, planned: dict[str, Any], store: str | None, pilot: str | None) -> dict[str, Any]:
     """The study's power to show a variant not worse, from a pilot in the store or else the prior of `[power]`.
 
-    `pilot` names a finished study; left out, it is the study itself where the store has its report. Without any
-    source, `source` is None and there is no figure but the cost of a seed. The level is that of the first claim of the
-    family, the hardest that Holm asks for; later ones have more power. Losses and spreads are in nats a token.
+    `planned` is what `plan_study` says of it: one more seed costs what its arms cost once. `pilot` names a finished
+    study; left out, it is the study itself where the store has its report. Without any source, `source` is None and
+    there is no figure but the cost of a seed. The level is that of the first claim of the family, the hardest that Holm
+    asks for; later ones have more power. Losses and spreads are in nats a token.
 
     Raises `InputError` where `pilot` is named without a store, or has no comparison over two seeds.
     """
     asked, accuracy = study.power, study.kpi.accuracy
-    family = len(expand(study).comparisons) + len(timed_pairs(study))
+    pairs = expand(study).comparisons
+    family = len(pairs) + len(timed_pairs(study))
     found: dict[str, Any] = {
         "source": None,
         "wanted": asked.wanted,
@@ -37,7 +30,10 @@ def power_of(study: Study, store: str | None, pilot: str | None) -> dict[str, An
         "margin_nats": accuracy.loss_margin_nats,
         "seeds": len(study.study.seeds),
         "family": family,
-        "one_more_seed": one_more_seed(study),
+        "one_more_seed": {
+            figure: sum(arm[figure] for arm in planned["arms"])
+            for figure in ("estimated_training_hours", "estimated_training_cost")
+        },
         "rows": [],
     }
     if pilot is not None and store is None:
@@ -48,7 +44,7 @@ def power_of(study: Study, store: str | None, pilot: str | None) -> dict[str, An
     from sharelm.statistics.power import Design, detectable, documents_needed, power, seeds_needed
 
     found["source"], documents, spreads = source
-    arms = len({arm for pair in expand(study).comparisons for arm in (pair.variant, pair.twin)})
+    arms = len({arm for pair in pairs for arm in (pair.variant, pair.twin)})
     design = Design(arms, len(study.study.seeds), documents, (1 - accuracy.confidence) / 2 / family)
     distance = accuracy.loss_margin_nats - asked.true_difference_nats
     found |= {"documents": documents, "confidence": 1 - 2 * design.level}

@@ -30,8 +30,7 @@ class Encoding:
 
     def contexts(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each context, one at least."""
-        start = [] if self._special_tokens else [self._first]
-        return [start + tokens or [self._first] for tokens in self.texts(texts, self._special_tokens)]
+        return [self._after_start(tokens) for tokens in self.texts(texts, self._special_tokens)]
 
     def pairs(self, requests: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
         """The tokens of each (context, continuation).
@@ -44,18 +43,16 @@ class Encoding:
         for context, continuation in requests:
             stripped = context.rstrip()
             moved.append((stripped, context[len(stripped) :] + continuation))
-        contexts = self.texts([context for context, _ in moved], self._special_tokens)
+        alone = self.texts([context for context, _ in moved], self._special_tokens)
         wholes = self.texts([context + continuation for context, continuation in moved], self._special_tokens)
-        alone = iter(self.texts([continuation for context, continuation in moved if not context]))
-        found = []
-        for (context, _), before, whole in zip(moved, contexts, wholes, strict=True):
-            if not context:
-                found.append(([self._first], next(alone)))
-            elif self._special_tokens:
-                found.append((before, whole[len(before) :]))
-            else:
-                found.append(([self._first, *before], whole[len(before) :]))
-        return found
+        return [
+            (self._after_start(context), whole[len(context) :]) for context, whole in zip(alone, wholes, strict=True)
+        ]
+
+    def _after_start(self, context: list[int]) -> list[int]:
+        """A context's tokens, one at least, after what precedes every text."""
+        start = [] if self._special_tokens else [self._first]
+        return start + context or [self._first]
 
     def text(self, tokens: list[int]) -> str:
         """What these tokens say."""

@@ -10,7 +10,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
 from itertools import groupby
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharelm.errors import InputError, first_line, nearest
+from sharelm.evaluation.items import Item, Rule
 from sharelm.evaluation.scorer import Scorer, Until
 from sharelm.study.evaluation import Task
 from sharelm.study.task_files import Definition, Row, check_installed, data_files, read_rows, task_files
@@ -26,23 +27,31 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import ConfigurableTask
 
-    from sharelm.evaluation.items import Item
-
 FEWSHOT_SEED = 1234  # lm-eval's own default, so that prompts are those that others have
 MAX_GEN_TOKS = 256  # where a task says no `max_gen_toks`: as lm-eval's Hugging Face models
 LOGLIKELIHOOD, CHOICE, GENERATION = "loglikelihood", "multiple_choice", "generate_until"  # what the harness calls them
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the harness asks about one document: the kind of request, and the arguments of each."""
+@dataclass(frozen=True, kw_only=True)
+class HarnessItem(Item):
+    """What the harness asks about one document: the kind of request, and the arguments of each.
 
-    definition: Definition = field(hash=False)
+    `right` is which request is that of the right answer, where exactly one is.
+    """
+
+    context: str = ""
+    rule: Rule = "harness"
+    definition: Definition
     metric: str
-    doc: Row = field(hash=False)
+    doc: Row
     request: str
-    arguments: tuple[tuple[Any, ...], ...] = field(hash=False)
-    gold: int | None  # which request is that of the right answer, where exactly one is
+    arguments: tuple[tuple[Any, ...], ...]
+    right: int | None
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The answers whose likelihood is asked for, each at once."""
+        return tuple(answer for _, answer in self.arguments) if self.request == LOGLIKELIHOOD else ()
 
     @property
     def new_tokens(self) -> int:
@@ -50,18 +59,16 @@ class Asked:
         return _max_gen_toks(self.arguments[0][1]) if self.request == GENERATION else 0
 
     @property
-    def texts(self) -> list[str]:
-        """Every text that a model reads."""
-        return [text for arguments in self.arguments for text in arguments if isinstance(text, str)]
+    def bytes(self) -> int:
+        """UTF-8 bytes a model reads for this item, all answers together."""
+        return sum(len(context.encode()) for context, _ in self.arguments) + sum(map(len, map(str.encode, self.scored)))
 
 
-def harness_items(task: Task, base: Path) -> Iterator[Item]:
+def harness_items(task: Task, base: Path) -> Iterator[HarnessItem]:
     """One item a document, in the task's order; the tasks of a group follow each other.
 
     Raises `InputError` for what the harness or this project cannot ask.
     """
-    from sharelm.evaluation.items import Item
-
     check_installed()
     found = definitions(task, base)
     most = None if task.max_items is None else -(-task.max_items // len(found))  # a group's tasks have equal shares
@@ -74,82 +81,81 @@ def harness_items(task: Task, base: Path) -> Iterator[Item]:
         for number, doc in built.doc_iterator(limit=most):
             where = f"{definition.label}: document {number + 1}"
             instances = _instances(built, doc, number, where)
-            gold = _gold(built, doc, instances, where, own=bool(definition.files))
-            yield Item(
-                domain=built.task_name if definition.settings.get("of_group") else task.name,
+            yield HarnessItem(
+                domain=built.task_name if len(found) > 1 else task.name,
                 document=f"{built.task_name}:{number}",
                 item=0,
-                context="",
-                rule="harness",
-                asked=Asked(
-                    definition,
-                    metric,
-                    dict(doc),
-                    instances[0].request_type,
-                    tuple(instance.args for instance in instances),
-                    gold,
-                ),
+                definition=definition,
+                metric=metric,
+                doc=dict(doc),
+                request=instances[0].request_type,
+                arguments=tuple(instance.args for instance in instances),
+                right=_right(built, doc, where, own=bool(definition.files)),
             )
 
 
 def harness_rows(scorer: Scorer, items: Sequence[Item]) -> list[Row]:
     """What each item scores: the task's metric as `correct`, all its metrics as JSON, and the right answer's nll."""
-    rows: list[Row] = []
-    for _, group in groupby(items, key=lambda item: id(item.asked and item.asked.definition)):
-        rows += _group_rows(scorer, list(group))
-    return rows
+    own = [item for item in items if isinstance(item, HarnessItem)]
+    return [
+        row for _, group in groupby(own, key=lambda item: item.definition) for row in _task_rows(scorer, list(group))
+    ]
 
 
-def _group_rows(scorer: Scorer, items: list[Item]) -> list[Row]:
+def _task_rows(scorer: Scorer, items: list[HarnessItem]) -> list[Row]:
+    """The rows of one task's items."""
     from lm_eval.api.instance import Instance
 
-    asked = [item.asked for item in items if item.asked is not None]
-    task = _rebuilt(asked[0].definition, [one.doc for one in asked])
-    answers = iter(_answers(scorer, asked))
+    task = _rebuilt(items[0].definition, [item.doc for item in items])
+    answers = iter(_answers(scorer, items))
     groups = [
         [
-            Instance(one.request, one.doc, arguments, at, (task.task_name, number, 1), resps=[next(answers)])
-            for at, arguments in enumerate(one.arguments)
+            Instance(item.request, item.doc, arguments, at, (task.task_name, number, 1), resps=[next(answers)])
+            for at, arguments in enumerate(item.arguments)
         ]
-        for number, one in enumerate(asked)
+        for number, item in enumerate(items)
     ]
     task._instances = [instance for group in groups for instance in group]
     task.apply_filters()
-    golds = [
-        group[one.gold].args[1] if one.gold is not None else group[0].resps[0] if one.request == GENERATION else ""
-        for one, group in zip(asked, groups, strict=True)
-    ]
-    counts = scorer.count_tokens(golds)
+    texts = [_text(item, group) for item, group in zip(items, groups, strict=True)]
+    counts = scorer.count_tokens(texts)
     return [
-        _row(task, item, one, group, gold, tokens)
-        for item, one, group, gold, tokens in zip(items, asked, groups, golds, counts, strict=True)
+        _row(task, item, group, text, tokens)
+        for item, group, text, tokens in zip(items, groups, texts, counts, strict=True)
     ]
 
 
-def _row(task: ConfigurableTask, item: Item, one: Asked, group: list[Instance], gold: str, tokens: int) -> Row:
+def _text(item: HarnessItem, group: list[Instance]) -> str:
+    """What is counted as an item's text: the right answer, or what was generated."""
+    if item.right is not None:
+        return str(group[item.right].args[1])
+    return str(group[0].resps[0]) if item.request == GENERATION else ""
+
+
+def _row(task: ConfigurableTask, item: HarnessItem, group: list[Instance], text: str, tokens: int) -> Row:
     from lm_eval.utils import handle_non_serializable, hash_string
 
-    metric, _, chosen = one.metric.partition(",")
+    metric, _, chosen = item.metric.partition(",")
     found: dict[str, Any] = {}
     for name in group[0].filtered_resps:
-        metrics = task.process_results(one.doc, [instance.filtered_resps[name] for instance in group])
+        metrics = task.process_results(item.doc, [instance.filtered_resps[name] for instance in group])
         found |= {f"{key},{name}": _number(value) for key, value in metrics.items()}
     value = found[f"{metric},{chosen or next(iter(group[0].filtered_resps))}"]
     if value is None:
         raise InputError(
-            f"{one.definition.label}: {metric} is no number of one document, so that no mean is made of it"
+            f"{item.definition.label}: {metric} is no number of one document, so that no mean is made of it"
         )
-    doc = json.dumps(one.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    doc = json.dumps(item.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
     return {
         "domain": item.domain,
         "document": item.document,
         "item": item.item,
-        "nll_nats": None if one.gold is None else -group[one.gold].resps[0][0],
+        "nll_nats": None if item.right is None else -group[item.right].resps[0][0],
         "tokens": tokens,
-        "bytes": len(gold.encode()),
+        "bytes": len(text.encode()),
         "correct": value,
         "document_sha256": hash_string(doc),
-        "prompt_sha256": hash_string(str(one.arguments[0][0])),
+        "prompt_sha256": hash_string(str(item.arguments[0][0])),
         "metrics_json": json.dumps({name: number for name, number in found.items() if number is not None}),
     }
 
@@ -161,10 +167,10 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _answers(scorer: Scorer, asked: list[Asked]) -> list[Any]:
+def _answers(scorer: Scorer, items: list[HarnessItem]) -> list[Any]:
     """The scorer's answer to every request, in order; all are of one kind."""
-    arguments = [arguments for one in asked for arguments in one.arguments]
-    if asked[0].request == LOGLIKELIHOOD:
+    arguments = [arguments for item in items for arguments in item.arguments]
+    if items[0].request == LOGLIKELIHOOD:
         return list(scorer.loglikelihood([(context, continuation) for context, continuation in arguments]))
     return list(scorer.generate_until([(context, _until(options)) for context, options in arguments]))
 
@@ -193,8 +199,7 @@ def definitions(task: Task, base: Path) -> list[Definition]:
     found = _brought(task.task)
     if len(found) > 1 and task.data_files is not None:
         raise InputError(f"evaluation.task {task.name!r}: task = {task.task!r} is a group, which takes no data_files")
-    group = {"of_group": True} if len(found) > 1 else {}
-    return [Definition(f"task {name}", (), path, {**settings, **group}) for name, path in found.items()]
+    return [Definition(f"task {name}", (), path, settings) for name, path in found.items()]
 
 
 @cache
@@ -252,7 +257,7 @@ def _config(definition: Definition) -> dict[str, Any]:
             config = load_yaml(path)
         except (ImportError, AttributeError, SyntaxError, ValueError) as error:
             raise InputError(f"{definition.label}: {first_line(error)}".replace(f"{folder}/", "")) from None
-    return {**config, **{key: value for key, value in definition.settings.items() if key != "of_group"}}
+    return {**config, **definition.settings}
 
 
 def _build(definition: Definition, rows: Mapping[str, list[Row]] | None) -> ConfigurableTask:
@@ -264,8 +269,7 @@ def _build(definition: Definition, rows: Mapping[str, list[Row]] | None) -> Conf
             if config.get(split) is not None and config[split] not in rows:
                 config[split] = None
         config["dataset_kwargs"] = None
-        return _task(definition, config, rows)
-    return _task(definition, config, None)
+    return _task(definition, config, rows)
 
 
 def _rebuilt(definition: Definition, docs: list[Row]) -> ConfigurableTask:
@@ -369,7 +373,7 @@ def _instances(built: ConfigurableTask, doc: Row, number: int, where: str) -> li
     return instances
 
 
-def _gold(built: ConfigurableTask, doc: Row, instances: list[Instance], where: str, own: bool) -> int | None:
+def _right(built: ConfigurableTask, doc: Row, where: str, own: bool) -> int | None:
     """Which request is that of the right answer; None where answers are generated or several are right."""
     if built.OUTPUT_TYPE == LOGLIKELIHOOD:
         return 0

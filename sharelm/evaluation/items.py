@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
@@ -16,9 +16,6 @@ from sharelm.errors import InputError
 from sharelm.evaluation.questions import read_answers, read_questions
 from sharelm.study.evaluation import Task
 
-if TYPE_CHECKING:
-    from sharelm.evaluation.harness import Asked
-
 PASSAGE_CHARACTERS = 300  # a passage is at least this long before its last word; LAMBADA's are 75 words on average
 
 # a word after one blank that ends a sentence (no digit follows, as in "No. 5"; WikiText has a blank before the
@@ -26,9 +23,8 @@ PASSAGE_CHARACTERS = 300  # a passage is at least this long before its last word
 LAST_WORD = re.compile(r"(?<=\S) (\w{2,})(?= ?[.!?][\"'”’)\]]*\s(?!\s*\d)|[^\w\s]{0,3}(?:\n|\Z))")
 
 
-Rule = Literal[
-    "rolling", "likelihood", "generation", "harness"
-]  # how an item becomes a row: `sharelm.evaluation.scoring.RULES`
+# how an item becomes a row: `sharelm.evaluation.scoring.RULES`
+Rule = Literal["rolling", "likelihood", "generation", "harness"]
 
 
 @dataclass(frozen=True)
@@ -49,25 +45,20 @@ class Item:
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 0
     rule: Rule = "likelihood"
-    asked: Asked | None = None  # of a task of lm-evaluation-harness
 
     @property
     def scored(self) -> tuple[str, ...]:
         """The answers whose likelihood is asked for, each at once."""
-        if self.asked is not None:
-            return tuple(text for _, text in self.asked.arguments if isinstance(text, str))
         return () if self.rule == "rolling" else self.answers
 
     @property
-    def longest_generation(self) -> int:
+    def new_tokens(self) -> int:
         """The most tokens that are generated; 0 where none are."""
-        return self.max_new_tokens if self.asked is None else self.asked.new_tokens
+        return self.max_new_tokens
 
     @property
     def bytes(self) -> int:
         """UTF-8 bytes a model reads for this item, all answers together."""
-        if self.asked is not None:
-            return sum(len(text.encode()) for text in self.asked.texts)
         times = max(1, len(self.answers))
         return times * len(self.context.encode()) + sum(len(answer.encode()) for answer in self.answers)
 
@@ -93,9 +84,9 @@ def file_items(task: Task, base: Path) -> list[Item]:
 def check_room(task: Task, items: list[Item], tokenizer: Tokenizer, context: int) -> None:
     """Raise `InputError` where an answer is longer than the model's context, or leaves no room in it for a prompt."""
     for item in items:
-        if item.longest_generation >= context:
+        if item.new_tokens >= context:
             raise InputError(
-                f"evaluation.task {task.name!r}: {item.longest_generation} new tokens leave no room for a prompt in "
+                f"evaluation.task {task.name!r}: {item.new_tokens} new tokens leave no room for a prompt in "
                 f"model.context = {context}"
             )
     answers = [(item, answer) for item in items for answer in item.scored]
@@ -210,7 +201,7 @@ def _answers(task: Task, base: Path) -> Iterator[Item]:
 
 def _harness(task: Task, base: Path) -> Iterator[Item]:
     """One item a document of a task of lm-evaluation-harness."""
-    from sharelm.evaluation.harness import harness_items  # it loads the harness
+    from sharelm.evaluation.harness import harness_items  # which is built on this module
 
     return harness_items(task, base)
 

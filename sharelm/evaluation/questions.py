@@ -6,13 +6,13 @@ or a list of texts that are all right.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sharelm.errors import InputError
+from sharelm.jsonl import read_objects
 
 Read = TypeVar("Read")
 
@@ -53,40 +53,17 @@ def read_answers(path: Path) -> list[OpenQuestion]:
 
 
 def _read(path: Path, fields: tuple[str, ...], made: Callable[[str, int, dict[str, Any]], Read]) -> list[Read]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also cut at U+2028 inside a text
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    names = f"{', '.join(fields[:-1])} and {fields[-1]}"
+    names = f" with {', '.join(fields[:-1])} and {fields[-1]}"
     questions = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            where = f"{path} line {number}"
-            questions.append(made(where, number, _row(where, line, fields, names)))
-    if not questions:
-        raise InputError(f"{path} holds no questions; a line is a JSON object with {names}")
+    for number, row in read_objects(path, "questions", names):
+        where = f"{path} line {number}"
+        for field in fields:
+            if field not in row:
+                raise InputError(f"{where}: {field} is missing")
+        if not isinstance(row["query"], str):
+            raise InputError(f"{where}: query = {row['query']!r} is not a string")
+        questions.append(made(where, number, row))
     return questions
-
-
-def _row(where: str, line: str, fields: tuple[str, ...], names: str) -> dict[str, Any]:
-    try:
-        row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON: {error.msg} at column {error.colno}") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where} is not a JSON object with {names}")
-    for field in fields:
-        if field not in row:
-            raise InputError(f"{where}: {field} is missing")
-        try:
-            json.dumps(row[field], ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise InputError(f"{where}: {field} = {row[field]!r} has half a surrogate pair, which is no text") from None
-    if not isinstance(row["query"], str):
-        raise InputError(f"{where}: query = {row['query']!r} is not a string")
-    return row
 
 
 def _question(where: str, number: int, row: dict[str, Any]) -> Question:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sharelm.evaluation.harness import harness_rows
 from sharelm.evaluation.items import Item, Rule
 from sharelm.evaluation.scorer import Scorer
 from sharelm.tables import TABLES
@@ -72,16 +73,9 @@ def _row(item: Item, nll: float | None, tokens: int, size: int, right: bool | No
     }
 
 
-def _harness(scorer: Scorer, items: list[Item]) -> list[dict[str, Any]]:
-    """What lm-evaluation-harness makes of the answers."""
-    from sharelm.evaluation.harness import harness_rows  # it loads the harness
-
-    return harness_rows(scorer, items)
-
-
 RULES: dict[Rule, Callable[[Scorer, list[Item]], list[dict[str, Any]]]] = {
     "rolling": _rolling,
     "likelihood": _likelihood,
     "generation": _generation,
-    "harness": _harness,
+    "harness": harness_rows,
 }

@@ -6,7 +6,6 @@ The harness itself is not imported here: a driver must be able to name a task's 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from sharelm.errors import InputError
+from sharelm.jsonl import read_objects, read_text
 from sharelm.study.evaluation import Task
 
 Row = dict[str, Any]
@@ -71,7 +71,7 @@ def _read(path: Path) -> tuple[dict[str, str], Row]:
         merged: Row = {}
         for other in included if isinstance(included, list) else [included]:
             merged |= fields(at.parent / other)
-        for module in {value.module for value in _values(tree) if isinstance(value, _Function)}:
+        for module in sorted({value.module for value in _values(tree) if isinstance(value, _Function)}):
             beside = at.parent / f"{module.replace('.', '/')}.py"
             if beside.exists():  # else it is a module of a package
                 found[_beside(beside, path.parent)] = read_text(beside)
@@ -107,36 +107,14 @@ def _values(tree: Any) -> Iterator[Any]:
         yield tree
 
 
-def read_text(path: Path) -> str:
-    """The text of a file; raises `InputError` where it cannot be read or is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path} line {line} is not UTF-8: {error.reason}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-
-
 def read_rows(path: Path) -> list[Row]:
-    """The documents of a JSONL file, one JSON object a line; raises `InputError` naming the line that is none."""
-    rows: list[Row] = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} line {number} is not JSON: {error.msg} at column {error.colno}") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{path} line {number} is not a JSON object")
-        if rows and row.keys() != rows[0].keys():
-            differ = sorted(row.keys() ^ rows[0].keys())
-            raise InputError(f"{path} line {number}: {differ[0]} is not in every line; all lines have the same fields")
-        rows.append(row)
-    if not rows:
-        raise InputError(f"{path} holds no documents; a line is a JSON object")
-    return rows
+    """The documents of a JSONL file; raises `InputError` naming the line that is none or has other fields."""
+    objects = read_objects(path, "documents")
+    fields = objects[0][1].keys()
+    for number, row in objects:
+        for field in sorted(row.keys() ^ fields):
+            raise InputError(f"{path} line {number}: {field} is not in every line; all lines have the same fields")
+    return [row for _, row in objects]
 
 
 def data_files(task: Task, base: Path) -> dict[str, Path]:
@@ -160,14 +138,17 @@ def data_files(task: Task, base: Path) -> dict[str, Path]:
     return {split: folder / name for split, name in files.items()}
 
 
-def named_files(task: Task, base: Path) -> list[Path]:
-    """The paths, relative to `base` where they are below it, of all that a task's YAML needs, and of its data."""
-    found = (
-        [] if task.file is None else [Path(task.file).parent / name for name, _ in task_files(Path(base, task.file))]
-    )
-    for path in data_files(task, base).values():
-        found.append(path.relative_to(base) if path.is_relative_to(base) else path)
-    return found
+def named_files(task: Task, base: Path) -> Iterator[tuple[str, str]]:
+    """Each file that a task reads, as the setting that leads to it and its path; those below `base` relative to it."""
+    if task.file is not None:
+        yield "file", task.file
+    if task.traits.reads != "task":
+        return
+    if task.file is not None:
+        folder = Path(task.file).parent
+        yield from (("file", str(folder / name)) for name, _ in task_files(Path(base, task.file))[1:])
+    for split, path in data_files(task, base).items():
+        yield f"data_files.{split}", str(path.relative_to(base) if path.is_relative_to(base) else path)
 
 
 def task_texts(task: Task, base: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ from sharelm.evaluation.encoding import Encoding
 from sharelm.evaluation.folder import folder_scorer
 from sharelm.steps import file_digest
 from sharelm.study.evaluation import Task
-from sharelm.study.task_files import data_files, read_rows
+from sharelm.study.task_files import data_files, read_rows, task_files
 from tests.sharelm.models import SHAPE as SMALL
 from tests.sharelm.models import SHARINGS, decoder
 
@@ -294,10 +295,18 @@ def test_pairs_are_encoded_as_the_harness_does(requests: list[tuple[str, str]]) 
     assert first == [([7, *context], continuation) for context, continuation in found]
 
 
+def test_a_tasks_files_have_one_order(tmp_path: Path) -> None:
+    """Whatever order a process gives to the members of a set: the files name the task's scores."""
+    fields = {"doc_to_text": "c", "doc_to_target": "a", "doc_to_choice": "d", "process_docs": "b"}
+    lines = [f"{name}: !function {module}.f" for name, module in fields.items()]
+    (tmp_path / "task.yaml").write_text("\n".join(["task: x", *lines]), encoding="utf-8")
+    for module in fields.values():
+        (tmp_path / f"{module}.py").write_text("f = str\n", encoding="utf-8")
+    assert [name for name, _ in task_files(tmp_path / "task.yaml")] == ["task.yaml", "a.py", "b.py", "c.py", "d.py"]
+
+
 def test_a_tasks_name_changes_with_every_file_it_reads(folder: Path, tmp_path: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_file():
-            (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     task = own("code")
     names = {file_digest(task, tmp_path)}
     for name in ("code.yaml", "choice.yaml", "helpers.py", "test.jsonl"):
@@ -328,9 +337,7 @@ BAD = {
 def test_a_bad_task_is_refused_in_one_sentence(
     name: str, changes: list[tuple[str, str]], sentence: str, folder: Path, tmp_path: Path
 ) -> None:
-    for path in folder.iterdir():
-        if path.is_file():
-            (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     text = TASKS[name]
     for old, new in changes:
         assert old in text
@@ -357,7 +364,14 @@ def refused(task: Task, base: Path, sentence: str) -> None:
         (b'{"question": "x", "choices": ["a", "a"], "gold": 0}', "choices = ['a', 'a'] has the same choice twice"),
         (b'{"question": "x", "choices": ["a", " "], "gold": 0}', "document 2: an answer is empty"),
         (b'{"question": "x", "choices": ["a"], "gold"', "test.jsonl line 2 is not JSON"),
-        (b'{"question": "x\xff", "choices": ["a", "b"], "gold": 0}', "test.jsonl line 2 is not UTF-8"),
+        (
+            b'{"question": "x\xff", "choices": ["a", "b"], "gold": 0}',
+            "test.jsonl is not UTF-8: invalid start byte at byte 111, in line 2",
+        ),
+        (
+            rb'{"question": "\ud800", "choices": ["a", "b"], "gold": 0}',
+            "test.jsonl line 2: question = '\\ud800' has half",
+        ),
         (b'["x"]', "test.jsonl line 2 is not a JSON object"),
         (b'{"question": "x", "choices": ["a", "b"]}', "test.jsonl line 2: gold is not in every line"),
     ],
