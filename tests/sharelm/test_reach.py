@@ -220,6 +220,8 @@ def test_a_message_a_drawing_and_an_estimate_retrain_nothing(
         ("sharelm/sharing/composition.py", '"value": "key"', '"value": "query"', {*ENTRIES}),
         ("sharelm/evaluation/items.py", "PASSAGE_CHARACTERS = 300", "PASSAGE_CHARACTERS = 200", {"score"}),
         ("sharelm/evaluation/causal.py", "end - context - 1", "end - context", {"score"}),
+        ("sharelm/evaluation/harness.py", "FEWSHOT_SEED = 1234", "FEWSHOT_SEED = 1235", {"score"}),
+        ("sharelm/evaluation/harness.py", "MAX_GEN_TOKS = 256", "MAX_GEN_TOKS = 255", {"score"}),
         ("sharelm/data/tokenizer.py", "encode_special_tokens = True", "encode_special_tokens = False", {"score"}),
         ("sharelm/cost/measurement.py", '"cuda": 3.0', '"cuda": 2.0', {"cost"}),
         ("sharelm/cost/money.py", "SECONDS_PER_HOUR = 3600", "SECONDS_PER_HOUR = 60", {"cost"}),
